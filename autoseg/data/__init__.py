@@ -1,0 +1,1 @@
+"""Batches for training: which patch of which case, loaded in time."""

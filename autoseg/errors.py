@@ -1,0 +1,53 @@
+"""Errors that are the user's to act on: one sentence saying what, where, what was found and what helps.
+
+Everything else that is raised is a defect of autoseg and keeps its traceback.
+"""
+
+
+class AutosegError(Exception):
+    """Base of every error that the command line prints as one sentence (exit code 2)."""
+
+
+class DatasetError(AutosegError):
+    """Something in the dataset contradicts itself or cannot be read."""
+
+
+class PlanError(AutosegError):
+    """No plan can be made, or the plan does not have what was asked for."""
+
+
+class ArtifactError(AutosegError):
+    """A file that autoseg wrote is truncated, foreign, edited wrongly, or from a newer version."""
+
+
+class MissingArtifactError(AutosegError):
+    """A step needs the output of an earlier step that has not been run."""
+
+
+class SettingsError(AutosegError):
+    """A setting has an impossible value, or contradicts what a run recorded before."""
+
+
+class TrainingError(AutosegError):
+    """Training cannot go on: a non-finite loss, too little memory, a budget that is too short."""
+
+
+class CasesFailedError(AutosegError):
+    """Some cases failed while the others were done (exit code 1).
+
+    Args:
+        failures: Case id -> one sentence about its failure.
+    """
+
+    def __init__(self, failures: dict[str, str]) -> None:
+        self.failures = failures
+        listing = "; ".join(f"{case}: {reason}" for case, reason in failures.items())
+        super().__init__(f"{len(failures)} case(s) failed: {listing}")
+
+
+class WorkerError(AutosegError):
+    """A worker process failed on a case; the worker's traceback is kept in ``details``."""
+
+    def __init__(self, message: str, *, details: str = "") -> None:
+        self.details = details
+        super().__init__(message)

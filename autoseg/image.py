@@ -1,0 +1,185 @@
+"""Images and segmentations on disk: everything SimpleITK reads, brought to (c, z, y, x)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from autoseg.atomic import atomic_path
+from autoseg.errors import DatasetError
+from autoseg.geometry import Geometry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Image:
+    """Intensities on a grid.
+
+    Args:
+        array: (c, z, y, x), or (c, y, x) for a 2D image; float32.
+        geometry: Grid of the spatial axes.
+    """
+
+    array: np.ndarray
+    geometry: Geometry
+
+    def __post_init__(self) -> None:
+        if self.array.shape[1:] != self.geometry.shape:
+            raise ValueError(f"array {self.array.shape} does not fit a grid of {self.geometry.shape}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Segmentation:
+    """Label values on a grid.
+
+    Args:
+        array: (z, y, x) or (y, x); an integer type.
+        geometry: Its grid.
+    """
+
+    array: np.ndarray
+    geometry: Geometry
+
+    def __post_init__(self) -> None:
+        if self.array.shape != self.geometry.shape:
+            raise ValueError(f"array {self.array.shape} does not fit a grid of {self.geometry.shape}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageHeader:
+    """What a file says about itself without its voxels being read."""
+
+    geometry: Geometry
+    num_channels: int
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read the grid and the number of channels, not the voxels.
+
+    Raises:
+        DatasetError: When the file does not exist or is not an image.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        size, components = reader.GetSize(), reader.GetNumberOfComponents()
+        spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from None
+    channels = int(components)
+    if len(size) == 4:
+        channels *= int(size[3])
+    return ImageHeader(geometry=_geometry(path, size, spacing, origin, direction), num_channels=channels)
+
+
+def read_image(paths: Sequence[Path]) -> Image:
+    """Read one case: one file per channel, or one file with several channels.
+
+    Args:
+        paths: Files in channel order.
+
+    Returns:
+        Image of shape (c, z, y, x), or (c, y, x) for 2D formats, as float32.
+
+    Raises:
+        DatasetError: When a file cannot be read or the files lie on different grids.
+    """
+    channels, first = [], None
+    for path in paths:
+        array, geometry = _read(path)
+        if first is None:
+            first = geometry
+        elif differing := [d for d in first.differences(geometry) if d.startswith(("shape", "spacing"))]:
+            raise DatasetError(f"{path} and {paths[0]} are channels of one case but differ: {'; '.join(differing)}")
+        channels.append(array.astype(np.float32, copy=False))
+    if first is None:
+        raise DatasetError("a case needs at least one image file")
+    return Image(array=channels[0] if len(channels) == 1 else np.concatenate(channels), geometry=first)
+
+
+def read_segmentation(path: Path) -> Segmentation:
+    """Read a label file.
+
+    Returns:
+        Segmentation (z, y, x) or (y, x) in an integer type.
+
+    Raises:
+        DatasetError: When it cannot be read, has several channels, or holds values that are not integers.
+    """
+    array, geometry = _read(path)
+    if array.shape[0] != 1:
+        raise DatasetError(f"{path} has {array.shape[0]} channels; a segmentation has one")
+    labels = array[0]
+    if not np.issubdtype(labels.dtype, np.integer):
+        rounded = np.rint(labels)
+        if not np.array_equal(rounded, labels):
+            odd = labels[rounded != labels].flat[0]
+            raise DatasetError(f"{path} holds {odd}, which is not an integer label")
+        labels = rounded.astype(np.int32)
+    return Segmentation(array=labels, geometry=geometry)
+
+
+def write_segmentation(path: Path, segmentation: Segmentation) -> None:
+    """Write a segmentation in the format of the file's ending, compressed where the format can; atomically."""
+    with atomic_path(path) as temporary:
+        sitk.WriteImage(_to_itk(segmentation.array, segmentation.geometry), str(temporary), useCompression=True)
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write an image with one channel in the format of the file's ending; atomically.
+
+    Raises:
+        ValueError: When the image has several channels: each goes to a file of its own.
+    """
+    if image.array.shape[0] != 1:
+        raise ValueError(f"one channel per file, got an array of shape {image.array.shape}")
+    with atomic_path(path) as temporary:
+        sitk.WriteImage(_to_itk(image.array[0], image.geometry), str(temporary), useCompression=True)
+
+
+def _to_itk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    picture = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    picture.SetSpacing(geometry.itk_spacing)
+    picture.SetOrigin(geometry.origin)
+    picture.SetDirection(geometry.itk_direction)
+    return picture
+
+
+def _read(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Voxels as (c, ...) in the stored type, and their grid."""
+    try:
+        picture = sitk.ReadImage(str(path))
+        array = sitk.GetArrayFromImage(picture)
+    except RuntimeError as error:
+        raise _unreadable(path, error) from None
+    geometry = _geometry(path, picture.GetSize(), picture.GetSpacing(), picture.GetOrigin(), picture.GetDirection())
+    if picture.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+    elif picture.GetDimension() < 4:
+        array = array[None]
+    return array, geometry
+
+
+def _geometry(
+    path: Path, size: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]
+) -> Geometry:
+    if len(size) == 4:  # the fourth axis holds channels, not space
+        matrix = np.asarray(direction).reshape(4, 4)[:3, :3]
+        size, spacing, origin, direction = size[:3], spacing[:3], origin[:3], matrix.ravel().tolist()
+    try:
+        return Geometry.from_itk(size, spacing, origin, direction)
+    except ValueError as error:
+        raise DatasetError(f"{path} has an impossible grid: {error}") from None
+
+
+def _unreadable(path: Path, error: RuntimeError) -> DatasetError:
+    if not path.exists():
+        return DatasetError(f"{path} does not exist")
+    reason = str(error).strip().splitlines()[-1]
+    return DatasetError(f"{path} cannot be read as an image; is it complete? ({reason})")

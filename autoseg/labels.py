@@ -1,0 +1,125 @@
+"""Labels: what the integers of a segmentation mean, and how a network's outputs become integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from autoseg.errors import DatasetError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One thing to segment: a label, or a region that unites several labels."""
+
+    name: str
+    values: tuple[int, ...]
+
+    def mask(self, segmentation: np.ndarray) -> np.ndarray:
+        """Voxels of a segmentation that belong to this target, as a boolean array of the same shape."""
+        if len(self.values) == 1:
+            return np.asarray(segmentation == self.values[0])
+        return np.isin(segmentation, self.values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelScheme:
+    """Declared labels of a dataset.
+
+    Args:
+        targets: Everything declared except background and ignore, in the order of the network's outputs.
+        has_regions: Whether targets may overlap; the network then has one sigmoid output per target.
+        region_order: Label value that each target writes when probabilities become a segmentation; later ones
+            overwrite earlier ones. Empty without regions.
+        ignore_value: Value of voxels without annotation; never predicted.
+        declared_count: Entries in the dataset's label table, background and ignore included (nnU-Net plans with it).
+    """
+
+    targets: tuple[Target, ...]
+    has_regions: bool = False
+    region_order: tuple[int, ...] = ()
+    ignore_value: int | None = None
+    declared_count: int
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], region_order: tuple[int, ...] = (), *, where: str) -> LabelScheme:
+        """Read nnU-Net's label table: name -> integer, or name -> list of integers for a region.
+
+        Args:
+            table: The ``labels`` entry of dataset.json; must declare ``background`` as 0.
+            region_order: The ``regions_class_order`` entry; required with regions.
+            where: File to name in errors.
+
+        Raises:
+            DatasetError: When the table is malformed.
+        """
+        entries = {name: _as_values(name, value, where) for name, value in table.items()}
+        if entries.get("background") != (0,):
+            raise DatasetError(f'{where}: labels must declare "background": 0, found {table.get("background")!r}')
+        ignore = entries.pop("ignore", None)
+        foreground = [Target(name=n, values=v) for n, v in entries.items() if any(v)]
+        if not foreground:
+            raise DatasetError(f"{where}: labels declare nothing but background; there is nothing to segment")
+        has_regions = any(len(values) > 1 for values in entries.values())
+        if has_regions and len(region_order) != len(foreground):
+            raise DatasetError(
+                f"{where}: regions_class_order must list one value for each of {len(foreground)} regions, "
+                f"found {list(region_order)}"
+            )
+        known = sorted({v for t in foreground for v in t.values} | {0})
+        if ignore is not None and ignore != (known[-1] + 1,):
+            raise DatasetError(f"{where}: ignore must be {known[-1] + 1}, one above the largest label, found {ignore}")
+        if not has_regions:
+            foreground.sort(key=lambda t: t.values)
+            if len({t.values for t in foreground}) != len(foreground):
+                raise DatasetError(f"{where}: two labels share a value: {dict(table)}")
+        return cls(
+            targets=tuple(foreground),
+            has_regions=has_regions,
+            region_order=tuple(int(v) for v in region_order) if has_regions else (),
+            ignore_value=ignore[0] if ignore else None,
+            declared_count=len(table),
+        )
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels of the network's output: one per region, else one per label and one for background."""
+        return len(self.targets) if self.has_regions else len(self.targets) + 1
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Every label value that can occur, 0 included, ignore excluded, ascending."""
+        return tuple(sorted({v for target in self.targets for v in target.values} | {0}))
+
+    @property
+    def foreground_values(self) -> tuple[int, ...]:
+        """Every label value above zero, ignore excluded, ascending."""
+        return self.values[1:]
+
+    def segmentation(self, scores: np.ndarray) -> np.ndarray:
+        """Decide the label of every voxel.
+
+        Args:
+            scores: Per output channel, (k, ...): probabilities, or (without regions only) logits.
+
+        Returns:
+            Label values, (...), in the smallest unsigned type that holds them.
+        """
+        dtype = np.uint8 if self.values[-1] < 256 else np.uint16
+        if not self.has_regions:
+            lookup = np.asarray((0, *(t.values[0] for t in self.targets)), dtype=dtype)
+            return np.asarray(lookup[np.argmax(scores, axis=0)])
+        segmentation = np.zeros(scores.shape[1:], dtype=dtype)
+        for channel, value in zip(scores, self.region_order, strict=True):
+            segmentation[channel > 0.5] = value
+        return segmentation
+
+
+def _as_values(name: str, value: Any, where: str) -> tuple[int, ...]:  # noqa: ANN401 - parsed JSON
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
+        raise DatasetError(f"{where}: label {name!r} must be an integer or a list of integers, found {value!r}")
+    return tuple(int(v) for v in values)

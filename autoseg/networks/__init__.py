@@ -1,0 +1,1 @@
+"""Networks, built from the topology that a plan gives."""

@@ -1,0 +1,109 @@
+"""The one door to worker processes; a failure names the case and keeps the worker's traceback."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from autoseg.errors import AutosegError, WorkerError
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+def default_workers() -> int:
+    """As many worker processes as this process may use processors."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1))
+
+
+def map_cases(
+    work: Callable[[J], R], jobs: Sequence[J], *, workers: int, label: Callable[[J], str] = str
+) -> Iterator[R]:
+    """Apply ``work`` to every job and yield results in the order of the jobs.
+
+    Args:
+        work: Module-level function of one picklable job.
+        jobs: What to do.
+        workers: Worker processes; 0 works in this process, with ordinary tracebacks and a debugger.
+        label: Name of a job for error messages, usually the case id.
+
+    Raises:
+        AutosegError: As raised by ``work``: its message names the file.
+        WorkerError: When a worker raised anything else or died; names the case.
+    """
+    if workers == 0 or len(jobs) <= 1:
+        for job in jobs:
+            yield work(job)
+        return
+    # Spawned, not forked: a fork would copy the threads' locks of SimpleITK and BLAS in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    workers = min(workers, len(jobs))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread)
+    try:
+        yield from _results_in_order(pool, work, jobs, label=label, ahead=2 * workers)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome(Generic[R]):
+    """Result or failure of a job; failures travel as values so that their traceback text survives."""
+
+    result: R | None = None
+    known_error: AutosegError | None = None
+    details: str = ""
+
+
+def _results_in_order(
+    pool: ProcessPoolExecutor, work: Callable[[J], R], jobs: Sequence[J], *, label: Callable[[J], str], ahead: int
+) -> Iterator[R]:
+    waiting: deque[tuple[J, Future[_Outcome[R]]]] = deque()
+    upcoming = iter(jobs)
+    for job in upcoming:
+        waiting.append((job, pool.submit(_guarded, work, job)))
+        if len(waiting) == ahead:  # bounds the results that lie finished and unread
+            break
+    while waiting:
+        job, future = waiting.popleft()
+        try:
+            outcome = future.result()
+        except BrokenProcessPool:
+            names = ", ".join(label(j) for j, _ in [(job, future), *waiting][: ahead // 2])
+            raise WorkerError(
+                f"a worker process died, probably killed for want of memory, while working on one of: {names}. "
+                "Try fewer: --workers 1"
+            ) from None
+        if outcome.known_error is not None:
+            raise outcome.known_error
+        if outcome.details:
+            summary = outcome.details.strip().splitlines()[-1]
+            raise WorkerError(f"case {label(job)} failed in a worker: {summary}", details=outcome.details)
+        following = next(upcoming, None)
+        if following is not None:
+            waiting.append((following, pool.submit(_guarded, work, following)))
+        yield outcome.result  # type: ignore[misc]  # a job without error has a result
+
+
+def _guarded(work: Callable[[J], R], job: J) -> _Outcome[R]:
+    try:
+        return _Outcome(result=work(job))
+    except AutosegError as error:
+        return _Outcome(known_error=error)
+    except Exception:  # noqa: BLE001 - whatever it is, the parent must be able to name the case
+        return _Outcome(details=traceback.format_exc())
+
+
+def _use_one_thread() -> None:
+    """Parallelism comes from processes: threads inside each would only fight over the same cores."""
+    import SimpleITK as sitk
+    from threadpoolctl import threadpool_limits
+
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    threadpool_limits(1)

@@ -1,0 +1,190 @@
+"""The plan: every decision that was made for a dataset, with its reason, in plain values that may be edited."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+
+from autoseg.errors import PlanError
+from autoseg.fingerprint import IntensityStatistics
+from autoseg.labels import LabelScheme
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormalizationPlan:
+    """How one channel's intensities are normalized.
+
+    Args:
+        scheme: A name of the normalization registry: "zscore", "ct", "rescale_to_0_1", "rgb_to_0_1", "none".
+        use_mask: Whether only voxels inside the nonzero mask count and change (z-score only).
+        statistics: Dataset-wide foreground intensities; "ct" clips and scales with them.
+    """
+
+    scheme: str
+    use_mask: bool = False
+    statistics: IntensityStatistics | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResamplingPlan:
+    """Interpolation orders, within the plane and along a much thicker axis where that axis is treated apart.
+
+    Args:
+        image_order: Spline order for images.
+        segmentation_order: Spline order for label indicators.
+        probabilities_order: Spline order for the network's outputs on the way back.
+        order_z: Order along the thick axis in all three.
+        force_separate_z: Treat the thick axis apart always, never, or (None) where spacings differ more than 3-fold.
+    """
+
+    image_order: int = 3
+    segmentation_order: int = 1
+    probabilities_order: int = 1
+    order_z: int = 0
+    force_separate_z: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkPlan:
+    """A network and its topology; lists have one entry per stage, highest resolution first.
+
+    Args:
+        name: A name of the network registry.
+        features: Feature maps per stage.
+        strides: Stride with which each stage begins, per axis; the first is all ones.
+        kernel_sizes: Convolution kernel per stage and axis.
+        encoder_blocks: Convolutions (plain) or residual blocks (residual encoder) per stage.
+        decoder_blocks: Convolutions per decoder stage, lowest resolution first; one entry less than stages.
+        deep_supervision: Whether coarser decoder stages are supervised as well.
+    """
+
+    name: str
+    features: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    encoder_blocks: tuple[int, ...]
+    decoder_blocks: tuple[int, ...]
+    deep_supervision: bool = True
+
+    def __post_init__(self) -> None:
+        stages = len(self.features)
+        lengths = (len(self.strides), len(self.kernel_sizes), len(self.encoder_blocks), len(self.decoder_blocks) + 1)
+        if stages < 1 or any(n != stages for n in lengths):
+            raise ValueError(f"{stages} features do not fit the lengths {lengths} of strides, kernels and blocks")
+
+    @property
+    def num_stages(self) -> int:
+        """Resolutions of the encoder, the input's included."""
+        return len(self.features)
+
+    @property
+    def divisor(self) -> tuple[int, ...]:
+        """What each patch edge must be a multiple of."""
+        product = [1] * len(self.strides[0])
+        for stride in self.strides:
+            product = [p * s for p, s in zip(product, stride, strict=True)]
+        return tuple(product)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """One way to train: resolution, patch, batch and network. Axes are transposed as the plan says.
+
+    Args:
+        name: "2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres", with "@variant" appended for variants.
+        data: Folder below preprocessed/ that it trains on; several configurations may share one.
+        spacing: Millimetres per voxel; two entries for a 2D configuration.
+        median_shape: Median voxels per axis of the resampled cases, same axes as ``spacing``.
+        patch_size: Voxels per axis that the network sees.
+        batch_size: Patches per optimizer step.
+        batch_dice: Whether the Dice loss sums over the batch before it divides.
+        normalization: One entry per channel.
+        resampling: Interpolation orders.
+        network: Network and topology.
+        previous_stage: Configuration whose segmentation is an additional input (cascade).
+        reasons: Field name -> why it has its value.
+    """
+
+    name: str
+    data: str
+    spacing: tuple[float, ...]
+    median_shape: tuple[float, ...]
+    patch_size: tuple[int, ...]
+    batch_size: int
+    batch_dice: bool
+    normalization: tuple[NormalizationPlan, ...]
+    resampling: ResamplingPlan = ResamplingPlan()
+    network: NetworkPlan
+    previous_stage: str | None = None
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.spacing) != len(self.patch_size):
+            raise ValueError(f"spacing {self.spacing} and patch_size {self.patch_size} differ in dimension")
+        if any(p % d for p, d in zip(self.patch_size, self.network.divisor, strict=True)):
+            raise ValueError(f"patch_size {self.patch_size} is not a multiple of {self.network.divisor}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
+
+    @property
+    def ndim(self) -> int:
+        """Axes that the network sees, 2 or 3."""
+        return len(self.patch_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything later stages need to know.
+
+    Args:
+        planner: Name of the planner that made it.
+        dataset: Name of the dataset.
+        channels: Channel names in order.
+        labels: What is segmented.
+        file_ending: Ending of images and predictions.
+        gpu_memory_gb: Memory the networks were sized for.
+        gpu_memory_source: Where that figure came from.
+        orientation: Anatomical direction of the stored array axes that most cases share; cases that differ are
+            turned to it. None takes axes as stored.
+        transpose: Plan axis i is stored array axis ``transpose[i]``.
+        median_spacing: Median spacing of the cases, transposed, mm.
+        median_shape: Median shape after cropping and resampling to full resolution, transposed.
+        configurations: What can be trained, by name.
+        notes: Sentences about decisions that concern all configurations.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    planner: str
+    dataset: str
+    channels: tuple[str, ...]
+    labels: LabelScheme
+    file_ending: str
+    gpu_memory_gb: float
+    gpu_memory_source: str
+    orientation: str | None
+    transpose: tuple[int, ...]
+    median_spacing: tuple[float, ...]
+    median_shape: tuple[float, ...]
+    configurations: tuple[Configuration, ...]
+    notes: tuple[str, ...] = ()
+
+    def configuration(self, name: str) -> Configuration:
+        """Look up a configuration.
+
+        Raises:
+            PlanError: When there is none of that name; lists close matches.
+        """
+        for configuration in self.configurations:
+            if configuration.name == name:
+                return configuration
+        names = self.configuration_names
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the plan has {', '.join(names)}"
+        raise PlanError(f"there is no configuration {name!r}; {hint}")
+
+    @property
+    def configuration_names(self) -> tuple[str, ...]:
+        """Names in the plan's order."""
+        return tuple(c.name for c in self.configurations)

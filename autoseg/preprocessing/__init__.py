@@ -1,0 +1,1 @@
+"""From a case on disk to arrays that a network eats, and back."""

@@ -1,0 +1,223 @@
+"""What a trainer is, and the settings and records of a training run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args, get_type_hints
+
+from autoseg.codec import from_plain
+from autoseg.errors import ArtifactError, SettingsError
+from autoseg.plan import Configuration, NetworkPlan, Plan
+from autoseg.progress import Progress
+from autoseg.registry import Registry
+from autoseg.splits import Fold
+from autoseg.workspace import RunPaths
+
+SCHEMA_VERSION = 1
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+OptimizerName = Literal["auto", "sgd", "adamw"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """Settings of a training run; the defaults are nnU-Net's.
+
+    At most one of ``epochs``, ``iterations`` and ``time_budget`` is set; with none of them, 1000 epochs are trained.
+
+    Args:
+        trainer: A name of the trainer registry.
+        epochs: Passes of ``iterations_per_epoch`` optimizer steps.
+        iterations: Optimizer steps in all.
+        time_budget: Seconds of wall time for training with its validation passes.
+        iterations_per_epoch: Optimizer steps between two validation passes.
+        validation_iterations: Batches of a validation pass.
+        optimizer: "sgd" (Nesterov), "adamw", or "auto": SGD, except under a time budget too short for it.
+        learning_rate: Initial learning rate; None takes the optimizer's own (0.01 for SGD).
+        momentum: Momentum of SGD.
+        weight_decay: L2 penalty on all parameters; None takes the optimizer's own (3e-5 for SGD).
+        gradient_clip: Largest global gradient norm.
+        loss: A name of the loss registry.
+        foreground_share: Share of patches that are forced to hold foreground.
+        seed: Seed of weights, patch choice and augmentation.
+        precision: Arithmetic of forward and backward passes; "auto" is float16 on CUDA, float32 on a CPU, except
+            under a time budget where bfloat16 is taken when it was measured to be faster.
+    """
+
+    trainer: str = "supervised"
+    epochs: int | None = None
+    iterations: int | None = None
+    time_budget: float | None = None
+    iterations_per_epoch: int = 250
+    validation_iterations: int = 50
+    optimizer: OptimizerName = "auto"
+    learning_rate: float | None = None
+    momentum: float = 0.99
+    weight_decay: float | None = None
+    gradient_clip: float = 12.0
+    loss: str = "dice_ce"
+    foreground_share: float = 0.33
+    seed: int = 0
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        lengths = [name for name in ("epochs", "iterations", "time_budget") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise ValueError(f"{' and '.join(lengths)} exclude each other; give one")
+        positive = ("iterations_per_epoch", "gradient_clip", "learning_rate", *lengths)
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.validation_iterations < 1:
+            raise ValueError(f"validation_iterations must be positive, got {self.validation_iterations}")
+        if not 0 <= self.foreground_share <= 1:
+            raise ValueError(f"foreground_share must lie between 0 and 1, got {self.foreground_share}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}")
+
+    def with_settings(self, assignments: Sequence[str]) -> TrainingConfig:
+        """Apply ``key=value`` assignments.
+
+        Args:
+            assignments: E.g. ``["learning_rate=0.003", "epochs=250"]``.
+
+        Raises:
+            SettingsError: When a name is unknown (close matches are offered) or a value has the wrong type.
+
+        Example:
+            >>> TrainingConfig().with_settings(["epochs=250"]).epochs
+            250
+        """
+        hints = get_type_hints(TrainingConfig)
+        values: dict[str, Any] = {}
+        for assignment in assignments:
+            name, separator, text = assignment.partition("=")
+            if not separator:
+                raise SettingsError(f"--set {assignment}: write it as name=value")
+            if name not in hints:
+                close = difflib.get_close_matches(name, hints, n=1, cutoff=0.5)
+                hint = f"did you mean {close[0]}?" if close else f"settings: {', '.join(hints)}"
+                raise SettingsError(f"{name!r} is not a setting; {hint}")
+            values[name] = _parse_value(name, text, hints[name])
+        try:
+            return replace(self, **values)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+
+
+def _parse_value(name: str, text: str, kind: Any) -> object:  # noqa: ANN401 - a typing construct
+    """Read the text of a setting as the type that its field declares."""
+    kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
+    if text.lower() in ("none", "null") and type(None) in kinds:
+        return None
+    candidates: list[object] = [text]
+    for convert in (float, int):
+        try:
+            candidates.insert(0, convert(text))
+        except ValueError:
+            continue
+    for candidate in candidates:
+        try:
+            return from_plain(kind, candidate, where=name)
+        except ArtifactError as error:
+            problem = str(error)
+    raise SettingsError(f"--set {name}={text}: {problem}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """results/<configuration>/run.json: what all folds of a configuration share.
+
+    Args:
+        configuration: The configuration as trained: its network, batch size and patch may be smaller than the
+            plan's when a time budget asked for it.
+        settings: As given by the user.
+        optimizer: The optimizer that "auto" became.
+        learning_rate: The initial learning rate that was used.
+        weight_decay: The weight decay that was used.
+        precision: The precision that "auto" became.
+        reasons: Name of a choice -> why it was made, with the measured times.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    configuration: Configuration
+    settings: TrainingConfig
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: float
+    weight_decay: float
+    precision: Literal["float32", "bfloat16", "float16"]
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def network(self) -> NetworkPlan:
+        """The network as trained."""
+        return self.configuration.network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """One fold to train.
+
+    Args:
+        plan: The plan.
+        configuration: The planned configuration.
+        fold: Case ids to train on and held-out ones.
+        fold_name: For messages, e.g. "fold0".
+        preprocessed_dir: Where the preprocessed cases lie.
+        run: Where results go.
+        run_record_path: The record that all folds share; written by the first.
+        config: Settings.
+        device: torch device, e.g. "cpu" or "cuda:0".
+        workers: Loader processes; 0 loads in this process.
+    """
+
+    plan: Plan
+    configuration: Configuration
+    fold: Fold
+    fold_name: str
+    preprocessed_dir: Path
+    run: RunPaths
+    run_record_path: Path
+    config: TrainingConfig
+    device: str
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitReport:
+    """What a finished fit tells.
+
+    Args:
+        iterations: Optimizer steps taken in all, resumed ones included.
+        seconds: Wall time spent on training and validation passes, resumed ones included.
+        best_score: Best smoothed validation Dice over patches.
+        record: What was trained.
+    """
+
+    iterations: int
+    seconds: float
+    best_score: float
+    record: RunRecord
+
+
+class Trainer(Protocol):
+    """Trains one fold and leaves its checkpoints in ``job.run``."""
+
+    def fit(self, job: TrainingJob, progress: Progress) -> FitReport:
+        """Train, or go on where an interrupted run stopped.
+
+        Raises:
+            SettingsError: When the folder holds a run with other settings.
+            TrainingError: When training cannot go on.
+        """
+
+
+TRAINERS: Registry[type[Trainer]] = Registry(
+    "trainer",
+    group="autoseg.trainers",
+    built_in={"supervised": "autoseg.trainers.supervised:SupervisedTrainer"},
+)

@@ -1,0 +1,171 @@
+"""The workspace: every path that autoseg writes to, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.codec import read_json, write_json
+from autoseg.errors import MissingArtifactError
+from autoseg.plan import Plan
+from autoseg.splits import FoldName, fold_dir_name
+
+SCHEMA_VERSION = 1
+_RECORD = "workspace.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkspaceRecord:
+    """What workspace.json says: which dataset the workspace belongs to."""
+
+    schema_version: int = SCHEMA_VERSION
+    dataset: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Files of one trained fold, below results/<configuration>/fold<k>/."""
+
+    root: Path
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint to resume from."""
+        return self.root / "checkpoint_last.pt"
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint with the best validation score."""
+        return self.root / "checkpoint_best.pt"
+
+    @property
+    def final(self) -> Path:
+        """Checkpoint of the finished run."""
+        return self.root / "checkpoint_final.pt"
+
+    @property
+    def log(self) -> Path:
+        """One row per epoch."""
+        return self.root / "log.csv"
+
+    @property
+    def progress_picture(self) -> Path:
+        """Curves of the losses and scores."""
+        return self.root / "progress.png"
+
+    @property
+    def validation(self) -> Path:
+        """Predictions of the held-out cases."""
+        return self.root / "validation"
+
+    @property
+    def scores(self) -> Path:
+        """Scores of the held-out cases; written last, so its presence means the fold is complete."""
+        return self.validation / "scores.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Folder that holds everything derived from one dataset."""
+
+    root: Path
+
+    @classmethod
+    def create(cls, root: Path, dataset: Path | None) -> Workspace:
+        """Make the folder and record its dataset; an existing workspace of the same dataset is kept."""
+        workspace = cls(root.resolve())
+        write_json(WorkspaceRecord(dataset=None if dataset is None else str(dataset.resolve())), workspace.record_path)
+        return workspace
+
+    @classmethod
+    def discover(cls, folder: Path) -> Workspace:
+        """Find the workspace that ``folder`` is, or that lies in ``folder``/autoseg.
+
+        Raises:
+            MissingArtifactError: When there is none.
+        """
+        for candidate in (folder, folder / "autoseg"):
+            if (candidate / _RECORD).is_file():
+                return cls(candidate.resolve())
+        raise MissingArtifactError(
+            f"{folder.resolve()} is no workspace and has none in autoseg/. "
+            "Make one: autoseg plan-and-preprocess DATASET; or name one with -C"
+        )
+
+    @property
+    def record_path(self) -> Path:
+        """Marks the folder as a workspace."""
+        return self.root / _RECORD
+
+    @property
+    def dataset_root(self) -> Path:
+        """Folder of the dataset.
+
+        Raises:
+            MissingArtifactError: When the workspace was made without a dataset.
+        """
+        recorded = read_json(WorkspaceRecord, self.record_path).dataset
+        if recorded is None:
+            raise MissingArtifactError(f"the workspace {self.root} has no dataset; it can only predict")
+        return Path(recorded)
+
+    @property
+    def fingerprint_path(self) -> Path:
+        """What was measured."""
+        return self.root / "fingerprint.json"
+
+    @property
+    def plan_path(self) -> Path:
+        """What was decided."""
+        return self.root / "plan.json"
+
+    @property
+    def splits_path(self) -> Path:
+        """Folds."""
+        return self.root / "splits.json"
+
+    @property
+    def ensemble_path(self) -> Path:
+        """Which models predict, and what happens afterwards."""
+        return self.root / "ensemble.json"
+
+    @property
+    def check_path(self) -> Path:
+        """Problems found in the dataset."""
+        return self.root / "check.json"
+
+    @property
+    def predictions_dir(self) -> Path:
+        """Default place of predictions."""
+        return self.root / "predictions"
+
+    @property
+    def reports_dir(self) -> Path:
+        """Tables and pictures for people."""
+        return self.root / "reports"
+
+    def preprocessed_dir(self, data: str) -> Path:
+        """Preprocessed cases of a configuration's ``data`` name."""
+        return self.root / "preprocessed" / data
+
+    def results_dir(self, configuration: str) -> Path:
+        """Everything trained for a configuration."""
+        return self.root / "results" / configuration
+
+    def run_record_path(self, configuration: str) -> Path:
+        """Settings and effective network that all folds of a configuration share."""
+        return self.results_dir(configuration) / "run.json"
+
+    def run(self, configuration: str, fold: FoldName) -> RunPaths:
+        """Files of one fold."""
+        return RunPaths(self.results_dir(configuration) / fold_dir_name(fold))
+
+    def load_plan(self) -> Plan:
+        """Read plan.json.
+
+        Raises:
+            MissingArtifactError: When nothing has been planned yet.
+        """
+        if not self.plan_path.is_file():
+            raise MissingArtifactError(f"{self.root} has no plan.json. Make it: autoseg plan-and-preprocess DATASET")
+        return read_json(Plan, self.plan_path)

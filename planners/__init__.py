@@ -1,0 +1,1 @@
+"""Planners: fingerprint and budget in, plan out."""

@@ -1,0 +1,1 @@
+"""Trainers: a plan, preprocessed cases and settings in, checkpoints out."""
