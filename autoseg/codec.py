@@ -73,26 +73,39 @@ def read_json(kind: type[T], path: Path) -> T:
         MissingArtifactError: When there is no such file.
         ArtifactError: When it does not describe a ``kind``; names the file and the JSON path.
     """
-    data = read_plain(path)
-    _check_schema(kind, data, path)
+    return decode_artifact(kind, read_plain(path), source=str(path))
+
+
+def decode_artifact(kind: type[T], data: object, *, source: str) -> T:
+    """Build a dataclass from the parsed JSON of an artifact, its schema version checked first.
+
+    Args:
+        kind: The dataclass to build.
+        data: Parsed JSON.
+        source: What holds it, for errors: usually a path.
+
+    Raises:
+        ArtifactError: When it does not describe a ``kind``; names the source and the JSON path.
+    """
+    _check_schema(kind, data, source)
     try:
         return from_plain(kind, data)
     except ArtifactError as error:
-        raise ArtifactError(f"{path}: {error}") from None
+        raise ArtifactError(f"{source}: {error}") from None
 
 
-def _check_schema(kind: type, data: object, path: Path) -> None:
+def _check_schema(kind: type, data: object, source: str) -> None:
     """Refuse files of another schema version before their keys are judged."""
     expected = next((f.default for f in dataclasses.fields(kind) if f.name == "schema_version"), None)
     if not isinstance(expected, int) or not isinstance(data, dict):
         return
     found = data.get("schema_version")
     if not isinstance(found, int) or isinstance(found, bool):
-        raise ArtifactError(f"{path} has no schema_version; autoseg did not write it")
+        raise ArtifactError(f"{source} has no schema_version; autoseg did not write it")
     if found > expected:
-        raise ArtifactError(f"{path} has schema version {found}, this autoseg knows {expected}: update autoseg")
+        raise ArtifactError(f"{source} has schema version {found}, this autoseg knows {expected}: update autoseg")
     if found < expected:
-        raise ArtifactError(f"{path} has schema version {found}, too old to be migrated to {expected}")
+        raise ArtifactError(f"{source} has schema version {found}, too old to be migrated to {expected}")
 
 
 def _decode(kind: Any, data: object, where: str) -> object:  # noqa: ANN401 - a type or a typing construct

@@ -1,0 +1,110 @@
+"""Scores of a segmentation against its reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoseg.labels import Target
+
+_CHUNK = 1 << 22  # voxels counted at once: bounds the memory of the joint index, whatever the volume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlapCounts:
+    """Voxels of one target, by what reference and prediction say about them."""
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+
+    @property
+    def num_predicted(self) -> int:
+        """Voxels that the prediction gives to the target."""
+        return self.true_positives + self.false_positives
+
+    @property
+    def num_reference(self) -> int:
+        """Voxels that the reference gives to the target."""
+        return self.true_positives + self.false_negatives
+
+    @property
+    def dice(self) -> float:
+        """2 TP / (2 TP + FP + FN); NaN where neither has the target: nothing was asked, nothing was said."""
+        size = self.num_predicted + self.num_reference
+        return 2 * self.true_positives / size if size else math.nan
+
+    @property
+    def iou(self) -> float:
+        """TP / (TP + FP + FN); NaN where neither has the target."""
+        union = self.true_positives + self.false_positives + self.false_negatives
+        return self.true_positives / union if union else math.nan
+
+
+def overlap_counts(
+    reference: np.ndarray, prediction: np.ndarray, targets: Sequence[Target], *, ignore_value: int | None = None
+) -> tuple[OverlapCounts, ...]:
+    """Count the overlap of every target in one pass over the volume.
+
+    Args:
+        reference: Label values, any shape, an integer type.
+        prediction: Label values, same shape.
+        targets: Labels, or regions that unite several values and may overlap.
+        ignore_value: Voxels with this value in the reference count nowhere.
+
+    Returns:
+        One entry per target, in their order.
+
+    Raises:
+        ValueError: When the shapes differ.
+    """
+    if reference.shape != prediction.shape:
+        raise ValueError(f"reference {reference.shape} and prediction {prediction.shape} differ in shape")
+    listed = {v for target in targets for v in target.values}
+    values = sorted(listed if ignore_value is None else listed | {ignore_value})
+    joint = _joint_histogram(reference, prediction, values)
+    if ignore_value is not None:
+        joint[values.index(ignore_value) + 1] = 0
+    member = np.asarray([[False, *(v in t.values for v in values)] for t in targets]).astype(np.int64)
+    in_reference = member @ joint.sum(axis=1)
+    in_prediction = member @ joint.sum(axis=0)
+    in_both = ((member @ joint) * member).sum(axis=1)
+    total = int(joint.sum())
+    return tuple(
+        OverlapCounts(
+            true_positives=int(both),
+            false_positives=int(predicted - both),
+            false_negatives=int(referenced - both),
+            true_negatives=total - int(predicted + referenced - both),
+        )
+        for both, predicted, referenced in zip(in_both, in_prediction, in_reference, strict=True)
+    )
+
+
+def _joint_histogram(reference: np.ndarray, prediction: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Voxel counts by (reference, prediction); index 0 is every value that is not listed, i + 1 is ``values[i]``."""
+    size = len(values) + 1
+    joint = np.zeros(size * size, dtype=np.int64)
+    lookup = _lookup_table(values)
+    first, second = reference.reshape(-1), prediction.reshape(-1)
+    for start in range(0, first.size, _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        index = _positions(first[chunk], lookup) * size + _positions(second[chunk], lookup)
+        joint += np.bincount(index, minlength=size * size)
+    return joint.reshape(size, size)
+
+
+def _lookup_table(values: Sequence[int]) -> np.ndarray:
+    """Position by value; the last two entries stand for values above all listed ones and below zero."""
+    table = np.zeros(max(values) + 3, dtype=np.int64)
+    table[np.asarray(values)] = np.arange(1, len(values) + 1)
+    return table
+
+
+def _positions(labels: np.ndarray, lookup: np.ndarray) -> np.ndarray:
+    # Clipped first: a stray value must neither run over the end nor, being negative, pick a listed one.
+    return np.asarray(lookup[np.clip(labels, -1, len(lookup) - 2, dtype=np.int64, casting="unsafe")])
