@@ -87,6 +87,19 @@ class NetworkPlan:
             product = [p * s for p, s in zip(product, stride, strict=True)]
         return tuple(product)
 
+    @property
+    def output_strides(self) -> tuple[tuple[int, ...], ...]:
+        """Voxels of the patch per voxel of each output, per axis; the full resolution first.
+
+        One entry without deep supervision; with it one per decoder stage, so that the deepest encoder stage has none.
+        """
+        stride = (1,) * len(self.strides[0])
+        found = []
+        for step in self.strides[: max(1, self.num_stages - 1) if self.deep_supervision else 1]:
+            stride = tuple(p * s for p, s in zip(stride, step, strict=True))
+            found.append(stride)
+        return tuple(found)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:

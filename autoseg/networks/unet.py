@@ -1,0 +1,193 @@
+"""U-Nets with a plain or a residual encoder (https://arxiv.org/abs/1505.04597, https://arxiv.org/abs/2404.09556).
+
+Parameters carry the names that nnU-Net's checkpoints have, without the duplicates there, so that weights can be
+exchanged by renaming nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autoseg.networks.blocks import (
+    ConvStack,
+    ResidualStage,
+    convolution_class,
+    initialize_weights,
+    transposed_convolution_class,
+)
+from autoseg.plan import NetworkPlan
+
+
+class PlainEncoder(nn.Module):
+    """Stages of convolution blocks, each at a lower resolution than the one before.
+
+    Args:
+        network: Topology.
+        num_channels: Channels of the image.
+    """
+
+    def __init__(self, network: NetworkPlan, num_channels: int) -> None:
+        super().__init__()
+        inputs = (num_channels, *network.features[:-1])
+        stages = [
+            nn.Sequential(ConvStack(i, f, num_convs=n, kernel_size=k, stride=s))
+            for i, f, n, k, s in zip(
+                inputs, network.features, network.encoder_blocks, network.kernel_sizes, network.strides, strict=True
+            )
+        ]
+        self.stages = nn.Sequential(*stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map an image (b, c, ...) to the feature maps of all stages, highest resolution first."""
+        skips = []
+        for stage in self.stages:
+            x = stage(x)
+            skips.append(x)
+        return skips
+
+
+class ResidualEncoder(nn.Module):
+    """A convolution block, then stages of residual blocks, each at a lower resolution than the one before.
+
+    Args:
+        network: Topology.
+        num_channels: Channels of the image.
+    """
+
+    def __init__(self, network: NetworkPlan, num_channels: int) -> None:
+        super().__init__()
+        first = network.features[0]
+        kernel_size = network.kernel_sizes[0]
+        self.stem = ConvStack(num_channels, first, num_convs=1, kernel_size=kernel_size, stride=(1,) * len(kernel_size))
+        inputs = (first, *network.features[:-1])
+        stages = [
+            ResidualStage(i, f, num_blocks=n, kernel_size=k, stride=s)
+            for i, f, n, k, s in zip(
+                inputs, network.features, network.encoder_blocks, network.kernel_sizes, network.strides, strict=True
+            )
+        ]
+        self.stages = nn.Sequential(*stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map an image (b, c, ...) to the feature maps of all stages, highest resolution first."""
+        x = self.stem(x)
+        skips = []
+        for stage in self.stages:
+            x = stage(x)
+            skips.append(x)
+        return skips
+
+
+class Decoder(nn.Module):
+    """Way back to full resolution: upsample, join with the encoder's feature maps, convolve.
+
+    Every stage has its own 1x1 output layer. A network of one stage has nothing to decode: its output layer sits on
+    the encoder.
+
+    Args:
+        network: Topology.
+        num_outputs: Channels of the output.
+    """
+
+    def __init__(self, network: NetworkPlan, num_outputs: int) -> None:
+        super().__init__()
+        ndim = len(network.strides[0])
+        ones = (1,) * ndim
+        stages, transposed, heads = [], [], []
+        # Lowest resolution first, as features travel.
+        for level, num_convs in zip(reversed(range(network.num_stages - 1)), network.decoder_blocks, strict=True):
+            features = network.features[level]
+            stride = network.strides[level + 1]
+            upsample = transposed_convolution_class(ndim)(network.features[level + 1], features, stride, stride)
+            kernel_size = network.kernel_sizes[level]
+            stack = ConvStack(2 * features, features, num_convs=num_convs, kernel_size=kernel_size, stride=ones)
+            stages.append(stack)
+            transposed.append(upsample)
+            heads.append(convolution_class(ndim)(features, num_outputs, 1))
+        if not heads:
+            heads.append(convolution_class(ndim)(network.features[0], num_outputs, 1))
+        self.stages = nn.ModuleList(stages)
+        self.transpconvs = nn.ModuleList(transposed)
+        self.seg_layers = nn.ModuleList(heads)
+
+    def forward(self, skips: list[Tensor], *, with_all_scales: bool) -> list[Tensor]:
+        """Map the encoder's feature maps to logits.
+
+        Args:
+            skips: Feature maps of all stages, highest resolution first.
+            with_all_scales: Whether the lower resolutions' logits are wanted too.
+
+        Returns:
+            Logits (b, k, ...) with the full resolution first.
+        """
+        x = skips[-1]
+        if not self.stages:
+            return [self.seg_layers[0](x)]
+        outputs = []
+        for depth, (upsample, stage, head) in enumerate(
+            zip(self.transpconvs, self.stages, self.seg_layers, strict=True)
+        ):
+            x = stage(torch.cat((upsample(x), skips[-2 - depth]), dim=1))
+            if with_all_scales or depth == len(self.stages) - 1:
+                outputs.append(head(x))
+        return outputs[::-1]
+
+
+class UNet(nn.Module):
+    """Encoder and decoder.
+
+    Args:
+        encoder: Maps an image to feature maps, highest resolution first.
+        network: Topology, the same as the encoder's.
+        num_outputs: Channels of the output.
+
+    Attributes:
+        deep_supervision: Whether :meth:`forward` answers with a list of logits, one per scale, or only with the
+            full resolution. May be switched at any time; the parameters stay the same.
+    """
+
+    def __init__(self, encoder: nn.Module, network: NetworkPlan, num_outputs: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = Decoder(network, num_outputs)
+        self.deep_supervision = network.deep_supervision
+        initialize_weights(self)
+
+    def forward(self, x: Tensor) -> list[Tensor] | Tensor:
+        """Compute logits.
+
+        Args:
+            x: Images (b, c, ...), every edge a multiple of the network's divisor.
+
+        Returns:
+            With deep supervision a list, full resolution (b, k, ...) first; otherwise its first entry alone.
+        """
+        outputs = self.decoder(self.encoder(x), with_all_scales=self.deep_supervision)
+        return list(outputs) if self.deep_supervision else outputs[0]  # type: ignore[no-any-return]  # modules return Any
+
+
+class PlainUNet(UNet):
+    """U-Net whose encoder stacks convolutions; nnU-Net's original network (https://arxiv.org/abs/1904.08128).
+
+    Args:
+        network: Topology.
+        num_channels: Channels of the image.
+        num_outputs: Channels of the output.
+    """
+
+    def __init__(self, network: NetworkPlan, *, num_channels: int, num_outputs: int) -> None:
+        super().__init__(PlainEncoder(network, num_channels), network, num_outputs)
+
+
+class ResidualEncoderUNet(UNet):
+    """U-Net whose encoder stacks residual blocks (https://arxiv.org/abs/2404.09556).
+
+    Args:
+        network: Topology.
+        num_channels: Channels of the image.
+        num_outputs: Channels of the output.
+    """
+
+    def __init__(self, network: NetworkPlan, *, num_channels: int, num_outputs: int) -> None:
+        super().__init__(ResidualEncoder(network, num_channels), network, num_outputs)
