@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import math
 import types
@@ -29,6 +30,12 @@ def to_plain(value: object) -> Any:  # noqa: ANN401 - JSON is dynamically typed
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def digest(value: object) -> str:
+    """Hexadecimal SHA-256 of a value's JSON form: equal for equal values, in any process."""
+    text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def from_plain(kind: type[T], data: object, *, where: str = "") -> T:

@@ -1,0 +1,105 @@
+"""run.json: the settings and the network that all folds of a configuration share, decided by the first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from autoseg.codec import read_json, to_plain, write_json
+from autoseg.errors import SettingsError
+from autoseg.progress import Progress
+from autoseg.training import RunRecord, TrainingJob
+
+from .sizing import ConcretePrecision, Sized, size_for_budget
+from .step import step_timer
+
+SGD_STEPS = 10_000
+"""Optimizer steps below which AdamW gets further than SGD with momentum 0.99, whose running mean spans 100 steps."""
+
+_DEFAULTS: dict[str, tuple[float, float]] = {"sgd": (1e-2, 3e-5), "adamw": (3e-3, 1e-2)}  # learning rate, decay
+
+
+def agree_on_run(job: TrainingJob, device: torch.device, progress: Progress) -> RunRecord:
+    """Read the record of an earlier fold, or decide and write it.
+
+    Args:
+        job: The fold to train.
+        device: Where step times are measured when a time budget asks for it.
+        progress: Told what was decided and why.
+
+    Raises:
+        SettingsError: When the recorded settings differ from the job's; lists the differences.
+    """
+    path = job.run_record_path
+    if path.is_file():
+        record = read_json(RunRecord, path)
+        _refuse_differences(record, job)
+        return record
+    record = _decide(job, device)
+    for name, reason in record.reasons.items():
+        progress.message(f"{name}: {reason}")
+    write_json(record, path)
+    return record
+
+
+def _refuse_differences(record: RunRecord, job: TrainingJob) -> None:
+    recorded, wanted = to_plain(record.settings), to_plain(job.config)
+    differences = [f"{name} {recorded[name]} -> {wanted[name]}" for name in wanted if recorded[name] != wanted[name]]
+    trained, planned = to_plain(record.configuration), to_plain(job.configuration)
+    # Width and batch may have been reduced for a time budget; everything else must still be what was planned.
+    for name in ("spacing", "patch_size", "normalization", "resampling", "batch_dice", "previous_stage"):
+        if trained[name] != planned[name]:
+            differences.append(f"{name} {trained[name]} -> {planned[name]}")
+    if differences:
+        raise SettingsError(
+            f"{job.run_record_path} was made with other settings: {'; '.join(differences)}. "
+            f"Repeat them, give the variant a name with --as NAME, or remove {job.run_record_path.parent}"
+        )
+
+
+def _decide(job: TrainingJob, device: torch.device) -> RunRecord:
+    config, reasons = job.config, dict[str, str]()
+    configuration, precision = job.configuration, _default_precision(job, device)
+    steps = None
+    if config.time_budget is not None:
+        sized = _size(job, device, config.time_budget)
+        configuration, precision = sized.configuration, sized.precision
+        steps = config.time_budget / sized.seconds_per_step
+        reasons["network"] = sized.reason
+    optimizer, why = _choose_optimizer(config.optimizer, steps)
+    if why:
+        reasons["optimizer"] = why
+    learning_rate, weight_decay = _DEFAULTS[optimizer]
+    return RunRecord(
+        configuration=configuration,
+        settings=config,
+        optimizer=optimizer,
+        learning_rate=learning_rate if config.learning_rate is None else config.learning_rate,
+        weight_decay=weight_decay if config.weight_decay is None else config.weight_decay,
+        precision=precision,
+        reasons=reasons,
+    )
+
+
+def _choose_optimizer(wanted: str, steps: float | None) -> tuple[Literal["sgd", "adamw"], str]:
+    if wanted == "adamw":
+        return "adamw", ""
+    if wanted == "sgd" or steps is None or steps >= SGD_STEPS:
+        return "sgd", ""
+    return "adamw", f"AdamW: the budget allows about {steps:.0f} steps, SGD with momentum 0.99 wants {SGD_STEPS}"
+
+
+def _default_precision(job: TrainingJob, device: torch.device) -> ConcretePrecision:
+    if job.config.precision != "auto":
+        return job.config.precision
+    return "float16" if device.type == "cuda" else "float32"
+
+
+def _size(job: TrainingJob, device: torch.device, budget: float) -> Sized:
+    precisions: tuple[ConcretePrecision, ...] = (_default_precision(job, device),)
+    if job.config.precision == "auto" and device.type == "cpu":
+        precisions = ("float32", "bfloat16")
+    measure = step_timer(job.plan, replace(job.config, time_budget=None), device)
+    return size_for_budget(job.configuration, budget=budget, precisions=precisions, measure=measure)

@@ -1,0 +1,95 @@
+"""What survives an interruption: weights, optimizer and counters, written so that the newest file is always whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from autoseg.codec import from_plain, to_plain
+from autoseg.errors import ArtifactError
+from autoseg.history import EpochRow
+from autoseg.inference.model import ModelRecord, read_checkpoint, write_checkpoint
+from autoseg.progress import Progress
+from autoseg.workspace import RunPaths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingState:
+    """Where a run stands.
+
+    Args:
+        step: Optimizer steps taken.
+        seconds: Wall time spent on them and on validation passes.
+        best_score: Best smoothed validation Dice so far; below zero before the first.
+        rows: One entry per finished epoch.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    best_score: float = -1.0
+    rows: tuple[EpochRow, ...] = field(default_factory=tuple)
+
+    def after_epoch(self, row: EpochRow, *, seconds: float) -> Self:
+        """The state when one more epoch is done."""
+        best = max(self.best_score, row.ema_dice)
+        return replace(self, step=row.iterations, seconds=seconds, best_score=best, rows=(*self.rows, row))
+
+
+def save_training(
+    run: RunPaths,
+    *,
+    record: ModelRecord,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    state: TrainingState,
+    is_best: bool,
+    is_final: bool,
+) -> None:
+    """Write checkpoint_last with all that a resume needs; the best and the final one hold weights only."""
+    weights = network.state_dict()
+    training: dict[str, Any] = {
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "state": json.dumps(to_plain(state)),
+    }
+    if is_best:
+        write_checkpoint(run.best, record=record, weights=weights, training=None)
+    write_checkpoint(run.last, record=record, weights=weights, training=training)
+    if is_final:
+        write_checkpoint(run.final, record=record, weights=weights, training=None)
+
+
+def resume_training(
+    run: RunPaths,
+    *,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
+    progress: Progress,
+) -> TrainingState:
+    """Load checkpoint_last into network and optimizer; without one, the run begins anew.
+
+    Raises:
+        ArtifactError: When the checkpoint cannot be read or belongs to another network.
+    """
+    if not run.last.is_file():
+        return TrainingState()
+    checkpoint = read_checkpoint(run.last, device)
+    if checkpoint.training is None:
+        raise ArtifactError(f"{run.last} holds no training state; remove {run.root} to train anew")
+    try:
+        network.load_state_dict(checkpoint.weights)
+        optimizer.load_state_dict(checkpoint.training["optimizer"])
+        scaler.load_state_dict(checkpoint.training["scaler"])
+        state = from_plain(TrainingState, json.loads(checkpoint.training["state"]))
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{run.last} does not fit this run ({reason}); remove {run.root} to train anew") from None
+    progress.message(f"going on after {state.step} iterations and {state.seconds:.0f} s of training")
+    return state

@@ -1,0 +1,178 @@
+"""One optimizer step, readable at a glance, and the measuring of what it costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from autoseg.errors import TrainingError
+from autoseg.labels import LabelScheme
+from autoseg.losses.compound import build_loss
+from autoseg.networks.factory import build_network
+from autoseg.plan import Configuration, Plan
+from autoseg.training import TrainingConfig
+
+from .optimization import build_optimizer
+from .sizing import ConcretePrecision
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stepper:
+    """Everything one optimizer step touches.
+
+    Args:
+        network: In training mode, on ``device``.
+        criterion: Loss of outputs and targets per scale.
+        optimizer: Over the network's parameters.
+        scaler: Keeps float16 gradients from vanishing; disabled in other precisions.
+        device: Where to compute.
+        precision: Arithmetic of forward and backward.
+        gradient_clip: Largest global gradient norm.
+    """
+
+    network: nn.Module
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    precision: ConcretePrecision
+    gradient_clip: float
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs per scale, full resolution first, for images (b,c,...) that lie on the device."""
+        if images.ndim == 5:
+            images = images.contiguous(memory_format=torch.channels_last_3d)
+        enabled = self.precision != "float32"
+        with torch.autocast(self.device.type, dtype=_DTYPES[self.precision], enabled=enabled):
+            outputs = self.network(images)
+        return outputs if isinstance(outputs, list) else [outputs]
+
+    def step(self, images: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
+        """Take one step and return the loss, which stays on the device: reading it every step would synchronize."""
+        self.optimizer.zero_grad(set_to_none=True)
+        outputs = self.forward(images.to(self.device, non_blocking=True))
+        loss: torch.Tensor = self.criterion(outputs, [t.to(self.device, non_blocking=True) for t in targets])
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+
+def make_stepper(
+    configuration: Configuration,
+    plan: Plan,
+    config: TrainingConfig,
+    *,
+    optimizer: str,
+    learning_rate: float,
+    weight_decay: float,
+    precision: ConcretePrecision,
+    device: torch.device,
+) -> Stepper:
+    """Build network, loss and optimizer for a configuration; the seed decides the initial weights."""
+    torch.manual_seed(config.seed)
+    network = build_network(
+        configuration.network, num_channels=num_input_channels(plan), num_outputs=plan.labels.num_outputs
+    )
+    network = network.to(device)
+    if configuration.ndim == 3:
+        # Channels last lets the CPU and tensor cores read a voxel's features in one go.
+        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # stubs lack 3d
+    network.train()
+    return Stepper(
+        network=network,
+        criterion=build_loss(
+            config.loss,
+            labels=plan.labels,
+            batch_dice=configuration.batch_dice,
+            num_scales=len(configuration.network.output_strides),
+        ).to(device),
+        optimizer=build_optimizer(
+            network,
+            "adamw" if optimizer == "adamw" else "sgd",
+            learning_rate=learning_rate,
+            momentum=config.momentum,
+            weight_decay=weight_decay,
+        ),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == "float16"),
+        device=device,
+        precision=precision,
+        gradient_clip=config.gradient_clip,
+    )
+
+
+def num_input_channels(plan: Plan) -> int:
+    """Channels of the network's input."""
+    return len(plan.channels)
+
+
+def step_timer(
+    plan: Plan, config: TrainingConfig, device: torch.device, *, repeats: int = 2
+) -> Callable[[Configuration, ConcretePrecision], float]:
+    """Make a function that measures an optimizer step of a configuration on random patches.
+
+    Args:
+        plan: For channels and labels.
+        config: Settings of the run.
+        device: Where to measure.
+        repeats: Steps timed after one that warms up; the fastest counts.
+    """
+
+    def measure(configuration: Configuration, precision: ConcretePrecision) -> float:
+        stepper = make_stepper(
+            configuration,
+            plan,
+            config,
+            optimizer="sgd",
+            learning_rate=1e-4,
+            weight_decay=0.0,
+            precision=precision,
+            device=device,
+        )
+        images, targets = _random_batch(configuration, plan.labels, len(plan.channels))
+        fastest = float("inf")
+        for _ in range(1 + repeats):
+            started = time.perf_counter()
+            float(stepper.step(images, targets))
+            fastest = min(fastest, time.perf_counter() - started)
+        return fastest
+
+    return measure
+
+
+def _random_batch(
+    configuration: Configuration, labels: LabelScheme, num_channels: int
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    batch, patch = configuration.batch_size, configuration.patch_size
+    images = torch.randn(batch, num_channels, *patch, generator=generator)
+    targets = []
+    for stride in configuration.network.output_strides:
+        shape = tuple(n // s for n, s in zip(patch, stride, strict=True))
+        if labels.has_regions:
+            channels = len(labels.targets) + (labels.ignore_value is not None)
+            targets.append(torch.zeros(batch, channels, *shape))
+        else:
+            targets.append(torch.randint(0, 2, (batch, 1, *shape), generator=generator, dtype=torch.int16))
+    return images, targets
+
+
+def require_finite(loss: float, case_ids: tuple[str, ...], *, step: int, checkpoint: str) -> None:
+    """Stop on a loss that is not a number, while the last checkpoint is still good.
+
+    Raises:
+        TrainingError: Names the cases of the batch.
+    """
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise TrainingError(
+            f"the loss became {loss} in iteration {step} on a batch of {', '.join(sorted(set(case_ids)))}. "
+            f"Look at these cases, or lower the learning rate: --set learning_rate=...; {checkpoint} is from before"
+        )

@@ -1,0 +1,242 @@
+"""The default trainer: nnU-Net's recipe, on a schedule of epochs, iterations or wall time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader
+
+from autoseg.augmentation.patch import mirror_axes
+from autoseg.codec import digest
+from autoseg.data.loading import Batch, make_loader
+from autoseg.figures import draw_progress
+from autoseg.history import EpochRow, write_rows
+from autoseg.inference.model import ModelRecord
+from autoseg.preprocessing.store import CaseStore
+from autoseg.progress import Progress
+from autoseg.training import FitReport, RunRecord, TrainingJob
+
+from .agreement import agree_on_run
+from .checkpoints import TrainingState, resume_training, save_training
+from .optimization import Length, polynomial_learning_rate, run_length, set_learning_rate
+from .step import Stepper, make_stepper, num_input_channels, require_finite
+from .validation import PatchScore, validate
+
+_EMA_KEPT = 0.9  # of the smoothed score per epoch, as in nnU-Net
+_EMA_KEPT_SHORT = 0.5  # a time budget has ten epochs: a slower mean would still look at the first ones
+_BUDGET_VALIDATION_ITERATIONS = 8
+_ADAMW_WARMUP = 0.05  # of the run: Adam's second moments are noise in the first steps
+
+
+class SupervisedTrainer:
+    """Trains one fold with soft Dice and cross-entropy, deep supervision and foreground oversampling."""
+
+    def fit(self, job: TrainingJob, progress: Progress) -> FitReport:
+        """Train, or go on where an interrupted run stopped.
+
+        Raises:
+            SettingsError: When the folder holds a run with other settings.
+            TrainingError: When the loss is no longer a number.
+            ArtifactError: When a checkpoint or preprocessed case cannot be read.
+        """
+        clock = _Clock.start()
+        device = torch.device(job.device)
+        record = agree_on_run(job, device, progress)
+        stepper = make_stepper(
+            record.configuration,
+            job.plan,
+            job.config,
+            optimizer=record.optimizer,
+            learning_rate=record.learning_rate,
+            weight_decay=record.weight_decay,
+            precision=record.precision,
+            device=device,
+        )
+        state = resume_training(
+            job.run,
+            network=stepper.network,
+            optimizer=stepper.optimizer,
+            scaler=stepper.scaler,
+            device=device,
+            progress=progress,
+        )
+        run = _Run(job=job, record=record, stepper=stepper, progress=progress, clock=clock.plus(state.seconds))
+        if not job.run.final.is_file():
+            state = run.train(state)
+        return FitReport(iterations=state.step, seconds=state.seconds, best_score=state.best_score, record=record)
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """Wall time of the run, that of its interrupted parts included."""
+
+    started: float
+
+    @classmethod
+    def start(cls) -> _Clock:
+        return cls(time.perf_counter())
+
+    def plus(self, seconds: float) -> _Clock:
+        return _Clock(self.started - seconds)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Epoch:
+    """What the steps of one epoch came to."""
+
+    step: int
+    mean_loss: float
+    learning_rate: float
+    waiting: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Run:
+    """One fold while it trains."""
+
+    job: TrainingJob
+    record: RunRecord
+    stepper: Stepper
+    progress: Progress
+    clock: _Clock
+
+    def train(self, state: TrainingState) -> TrainingState:
+        """Run epochs until the length is reached; every epoch ends with a checkpoint."""
+        length = run_length(self.job.config)
+        held_out = self._validation_loader()
+        batches = iter(self._training_loader(state.step, length.total_steps))
+        while not length.is_over(state.step, self.clock.seconds):
+            epoch = self._train_epoch(batches, length, state.step)
+            before_validation = self.clock.seconds
+            score = self._validate(held_out)
+            row = self._row(state, epoch, score)
+            is_best = row.ema_dice > state.best_score
+            state = state.after_epoch(row, seconds=self.clock.seconds)
+            length = length.with_reserve(self.clock.seconds - before_validation)
+            self._save(state, is_best=is_best, is_final=length.is_over(state.step, self.clock.seconds))
+            self._tell(row, length)
+        if not self.job.run.final.is_file():  # the time ran out between two looks at the clock
+            self._save(state, is_best=False, is_final=True)
+        return state
+
+    def _train_epoch(self, batches: Iterator[Batch], length: Length, step: int) -> _Epoch:
+        """Take optimizer steps until a validation pass is due."""
+        started, waited, first = self.clock.seconds, 0.0, step
+        losses: list[torch.Tensor] = []
+        learning_rate = self.record.learning_rate
+        while True:
+            learning_rate = self._learning_rate(length.fraction(step, self.clock.seconds))
+            set_learning_rate(self.stepper.optimizer, learning_rate)
+            asked = self.clock.seconds
+            batch = next(batches)
+            waited += self.clock.seconds - asked
+            losses.append(self.stepper.step(batch.images, batch.targets))
+            if self.stepper.device.type == "cpu":  # reading a loss from a GPU would make it idle
+                require_finite(float(losses[-1]), batch.case_ids, step=step, checkpoint=str(self.job.run.last))
+            step += 1
+            now = self.clock.seconds
+            if length.epoch_is_over(step, now, epoch_seconds=now - started):
+                break
+        mean = float(torch.stack(losses).mean())
+        require_finite(mean, batch.case_ids, step=first, checkpoint=str(self.job.run.last))
+        waiting = waited / max(self.clock.seconds - started, 1e-9)
+        return _Epoch(step=step, mean_loss=mean, learning_rate=learning_rate, waiting=waiting)
+
+    def _learning_rate(self, fraction: float) -> float:
+        warmup = _ADAMW_WARMUP if self.record.optimizer == "adamw" else 0.0
+        return polynomial_learning_rate(self.record.learning_rate, fraction, warmup=warmup)
+
+    def _training_loader(self, start_step: int, total_steps: int | None) -> DataLoader[Batch]:
+        remaining = None if total_steps is None else total_steps - start_step
+        return self._loader(self.job.fold.train, augment=True, start_step=start_step, num_steps=remaining)
+
+    def _validation_loader(self) -> DataLoader[Batch]:
+        """The same patches in every epoch, so that scores can be compared."""
+        wanted = self.job.config.validation_iterations
+        if self.job.config.time_budget is not None:
+            wanted = min(wanted, _BUDGET_VALIDATION_ITERATIONS)
+        return self._loader(self.job.fold.val, augment=False, start_step=0, num_steps=wanted)
+
+    def _loader(
+        self, case_ids: tuple[str, ...], *, augment: bool, start_step: int, num_steps: int | None
+    ) -> DataLoader[Batch]:
+        on_gpu = self.stepper.device.type == "cuda"
+        return make_loader(
+            CaseStore(self.job.preprocessed_dir),
+            case_ids,
+            self.record.configuration,
+            self.job.plan.labels,
+            augment=augment,
+            foreground_share=self.job.config.foreground_share,
+            seed=self.job.config.seed,
+            start_step=start_step,
+            num_steps=num_steps,
+            # Without augmentation reading is cheap: on a CPU more processes would only take cores from training.
+            workers=self.job.workers if augment or on_gpu else 0,
+            pin_memory=on_gpu,
+        )
+
+    def _validate(self, batches: DataLoader[Batch]) -> PatchScore:
+        stepper = self.stepper
+        return validate(
+            stepper.network,
+            batches,
+            labels=self.job.plan.labels,
+            forward=stepper.forward,
+            criterion=stepper.criterion,
+            device=stepper.device,
+        )
+
+    def _row(self, state: TrainingState, epoch: _Epoch, score: PatchScore) -> EpochRow:
+        kept = _EMA_KEPT if self.job.config.time_budget is None else _EMA_KEPT_SHORT
+        ema = kept * state.rows[-1].ema_dice + (1 - kept) * score.dice if state.rows else score.dice
+        return EpochRow(
+            epoch=len(state.rows),
+            iterations=epoch.step,
+            seconds=self.clock.seconds,
+            learning_rate=epoch.learning_rate,
+            train_loss=epoch.mean_loss,
+            val_loss=score.loss,
+            val_dice=score.dice,
+            ema_dice=ema,
+            waiting=epoch.waiting,
+        )
+
+    def _save(self, state: TrainingState, *, is_best: bool, is_final: bool) -> None:
+        job = self.job
+        model = ModelRecord(
+            configuration=self.record.configuration,
+            labels=job.plan.labels,
+            num_channels=num_input_channels(job.plan),
+            mirror_axes=mirror_axes(self.record.configuration),
+            iterations=state.step,
+            plan_digest=digest(job.plan),
+            precision=self.record.precision,
+        )
+        stepper = self.stepper
+        save_training(
+            job.run,
+            record=model,
+            network=stepper.network,
+            optimizer=stepper.optimizer,
+            scaler=stepper.scaler,
+            state=state,
+            is_best=is_best,
+            is_final=is_final,
+        )
+        write_rows(state.rows, job.run.log)
+        draw_progress(state.rows, job.run.progress_picture)
+
+    def _tell(self, row: EpochRow, length: Length) -> None:
+        left = time.strftime("%H:%M:%S", time.gmtime(length.seconds_left(row.iterations, row.seconds)))
+        self.progress.message(
+            f"epoch {row.epoch}, iteration {row.iterations}: loss {row.train_loss:.3f}, validation Dice "
+            f"{row.val_dice:.3f} (smoothed {row.ema_dice:.3f}), waited for data {row.waiting:.0%}, {left} left"
+        )
