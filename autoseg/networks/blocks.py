@@ -12,7 +12,7 @@ from autoseg.errors import SettingsError
 NEGATIVE_SLOPE = 0.01
 
 
-def convolution_class(ndim: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
+def convolution_class(ndim: int) -> type[nn.Module]:
     """Convolution over ``ndim`` spatial axes.
 
     Raises:
@@ -23,7 +23,7 @@ def convolution_class(ndim: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
     return nn.Conv2d if ndim == 2 else nn.Conv3d
 
 
-def transposed_convolution_class(ndim: int) -> type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]:
+def transposed_convolution_class(ndim: int) -> type[nn.Module]:
     """Transposed convolution over ``ndim`` spatial axes, 2 or 3."""
     return nn.ConvTranspose2d if ndim == 2 else nn.ConvTranspose3d
 
@@ -117,7 +117,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = ConvBlock(num_features, num_features, kernel_size=kernel_size, stride=ones, is_activated=False)
         shortcut: list[nn.Module] = []
         if any(s != 1 for s in stride):
-            pooling = nn.AvgPool2d if ndim == 2 else nn.AvgPool3d
+            pooling: type[nn.Module] = nn.AvgPool2d if ndim == 2 else nn.AvgPool3d
             shortcut.append(pooling(tuple(stride), tuple(stride)))
         if num_inputs != num_features:
             projection = ConvBlock(

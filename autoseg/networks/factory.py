@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import nn
-
+from autoseg.networks.base import SegmentationNetwork
 from autoseg.plan import NetworkPlan
 from autoseg.registry import Registry
 
@@ -13,7 +12,7 @@ from autoseg.registry import Registry
 class NetworkBuilder(Protocol):
     """Makes a network from a topology; usually the network's class."""
 
-    def __call__(self, network: NetworkPlan, *, num_channels: int, num_outputs: int) -> nn.Module:
+    def __call__(self, network: NetworkPlan, *, num_channels: int, num_outputs: int) -> SegmentationNetwork:
         """Build a network with freshly drawn weights."""
 
 
@@ -27,7 +26,7 @@ NETWORKS: Registry[NetworkBuilder] = Registry(
 )
 
 
-def build_network(network: NetworkPlan, *, num_channels: int, num_outputs: int) -> nn.Module:
+def build_network(network: NetworkPlan, *, num_channels: int, num_outputs: int) -> SegmentationNetwork:
     """Build the network that a plan names, with weights drawn from torch's global random state.
 
     Its ``forward`` maps images (b, c, ...) to a list of logits (b, k, ...), one per entry of

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from autoseg.networks.base import SegmentationNetwork
 from autoseg.networks.blocks import (
     ConvStack,
     ResidualStage,
@@ -134,17 +135,13 @@ class Decoder(nn.Module):
         return outputs[::-1]
 
 
-class UNet(nn.Module):
+class UNet(SegmentationNetwork):
     """Encoder and decoder.
 
     Args:
         encoder: Maps an image to feature maps, highest resolution first.
         network: Topology, the same as the encoder's.
         num_outputs: Channels of the output.
-
-    Attributes:
-        deep_supervision: Whether :meth:`forward` answers with a list of logits, one per scale, or only with the
-            full resolution. May be switched at any time; the parameters stay the same.
     """
 
     def __init__(self, encoder: nn.Module, network: NetworkPlan, num_outputs: int) -> None:
@@ -163,8 +160,8 @@ class UNet(nn.Module):
         Returns:
             With deep supervision a list, full resolution (b, k, ...) first; otherwise its first entry alone.
         """
-        outputs = self.decoder(self.encoder(x), with_all_scales=self.deep_supervision)
-        return list(outputs) if self.deep_supervision else outputs[0]  # type: ignore[no-any-return]  # modules return Any
+        outputs: list[Tensor] = self.decoder(self.encoder(x), with_all_scales=self.deep_supervision)
+        return outputs if self.deep_supervision else outputs[0]
 
 
 class PlainUNet(UNet):

@@ -1,0 +1,33 @@
+"""Sums of losses."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from autoseg.labels import LabelScheme
+from autoseg.losses.cross_entropy import CrossEntropyLoss
+from autoseg.losses.dice import SoftDiceLoss
+
+
+class DiceCrossEntropyLoss(nn.Module):
+    """Cross-entropy plus soft Dice, both with weight one: nnU-Net's loss, -1 at best.
+
+    Args:
+        labels: What the outputs mean.
+        batch_dice: Whether the Dice sums over the batch before it divides.
+    """
+
+    def __init__(self, *, labels: LabelScheme, batch_dice: bool) -> None:
+        super().__init__()
+        self.cross_entropy = CrossEntropyLoss(labels=labels)
+        self.dice = SoftDiceLoss(labels=labels, batch_dice=batch_dice)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            logits: (b, k, ...).
+            target: (b, 1, ...) or (b, r, ...), see :mod:`autoseg.losses.targets`.
+        """
+        loss: Tensor = self.cross_entropy(logits, target) + self.dice(logits, target)
+        return loss

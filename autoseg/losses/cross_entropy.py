@@ -1,0 +1,42 @@
+"""Cross-entropy for labels, binary cross-entropy for regions."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autoseg.labels import LabelScheme
+from autoseg.losses.targets import separate_ignored
+
+
+class CrossEntropyLoss(nn.Module):
+    """Mean cross-entropy over the voxels that are not ignored; zero when all are.
+
+    With regions it is the binary cross-entropy of every region. With regions and an ignore label it is, as in nnU-Net,
+    summed over regions and averaged over voxels only.
+
+    Args:
+        labels: What the outputs mean.
+        batch_dice: Not used; every loss is built with the same settings.
+    """
+
+    def __init__(self, *, labels: LabelScheme, batch_dice: bool = False) -> None:  # noqa: ARG002 - see above
+        super().__init__()
+        self.labels = labels
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            logits: (b, k, ...).
+            target: (b, 1, ...) or (b, r, ...), see :mod:`autoseg.losses.targets`.
+        """
+        target, counts = separate_ignored(target, self.labels)
+        logits = logits.float()
+        if self.labels.has_regions:
+            losses = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none")
+        else:
+            losses = F.cross_entropy(logits, target[:, 0].long(), reduction="none")[:, None]
+        if counts is None:
+            return losses.mean()
+        return (losses * counts).sum() / counts.sum().clamp_min(1)

@@ -1,0 +1,61 @@
+"""One loss over the outputs of several resolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+def scale_weights(num_scales: int) -> tuple[float, ...]:
+    """Weight of each output, full resolution first: halved from scale to scale, none for the last, sum one.
+
+    A single output keeps its weight (nnU-Net's rule would divide zero by zero there).
+
+    Raises:
+        ValueError: When there is no output.
+
+    Example:
+        >>> scale_weights(3)
+        (0.6666666666666666, 0.3333333333333333, 0.0)
+    """
+    if num_scales < 1:
+        raise ValueError(f"num_scales must be positive, got {num_scales}")
+    raw = [0.5**i for i in range(num_scales)]
+    if num_scales > 1:
+        raw[-1] = 0.0
+    return tuple(w / sum(raw) for w in raw)
+
+
+class DeepSupervisionLoss(nn.Module):
+    """Weighted sum of a loss over the outputs of several resolutions.
+
+    Args:
+        loss: Maps logits and target of one resolution to a scalar.
+        num_scales: How many outputs there will be.
+    """
+
+    def __init__(self, loss: nn.Module, *, num_scales: int) -> None:
+        super().__init__()
+        self.loss = loss
+        self.weights = scale_weights(num_scales)
+
+    def forward(self, outputs: Sequence[Tensor] | Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            outputs: Logits (b, k, ...) per scale, full resolution first; a tensor is one scale.
+            targets: Targets of the same resolutions, see :mod:`autoseg.losses.targets`.
+
+        Raises:
+            ValueError: When there are not as many outputs and targets as scales.
+        """
+        if isinstance(outputs, Tensor):
+            outputs = [outputs]
+        # Outputs of weight zero are left out: zero times infinity would be NaN.
+        pairs = zip(self.weights, outputs, targets, strict=True)
+        losses: list[Tensor] = [weight * self.loss(logits, target) for weight, logits, target in pairs if weight]
+        total = losses[0]
+        for loss in losses[1:]:
+            total = total + loss
+        return total

@@ -1,0 +1,59 @@
+"""Soft Dice loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autoseg.labels import LabelScheme
+from autoseg.losses.targets import separate_ignored
+
+
+class SoftDiceLoss(nn.Module):
+    """Negative soft Dice, averaged over classes: -1 is perfect, 0 is worst.
+
+    Per class, with sums over space and also over the batch when ``batch_dice`` is set:
+    ``(2 * sum(p * t) + smooth) / (sum(p) + sum(t) + smooth)``. Without regions p is the softmax and background is left
+    out; with regions p is the sigmoid and every channel counts. Always computed in float32: half-precision sums over
+    a patch would overflow (https://arxiv.org/abs/1606.04797; the form is nnU-Net's).
+
+    Args:
+        labels: What the outputs mean.
+        batch_dice: Whether sums run over the batch too, which keeps classes stable that few patches contain.
+        smooth: Added to numerator and denominator; makes a class that is rightly absent count as perfect.
+    """
+
+    def __init__(self, *, labels: LabelScheme, batch_dice: bool, smooth: float = 1e-5) -> None:
+        super().__init__()
+        self.labels = labels
+        self.batch_dice = batch_dice
+        self.smooth = smooth
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            logits: (b, k, ...).
+            target: (b, 1, ...) or (b, r, ...), see :mod:`autoseg.losses.targets`.
+        """
+        target, counts = separate_ignored(target, self.labels)
+        # Autocast would compute the products and sums in half precision again.
+        with torch.autocast(logits.device.type, enabled=False):
+            if self.labels.has_regions:
+                predicted, reference = logits.float().sigmoid(), target != 0
+            else:
+                predicted = logits.float().softmax(dim=1)[:, 1:]
+                reference = _one_hot(target, logits.shape[1])[:, 1:]
+            if counts is not None:
+                predicted, reference = predicted * counts, reference & counts
+            over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
+            overlap = (predicted * reference).sum(over)
+            total = predicted.sum(over) + reference.sum(over)
+            dice = (2 * overlap + self.smooth) / (total + self.smooth).clamp_min(1e-8)
+            return -dice.mean()
+
+
+def _one_hot(target: Tensor, num_classes: int) -> Tensor:
+    """Indicators (b, k, ...) of channel indices (b, 1, ...)."""
+    shape = (target.shape[0], num_classes, *target.shape[2:])
+    return torch.zeros(shape, dtype=torch.bool, device=target.device).scatter_(1, target.long(), value=True)

@@ -1,0 +1,32 @@
+"""What losses compare with: the form of a target tensor, with and without regions, with and without ignored voxels.
+
+Without regions a target is (b, 1, ...) with the index of the output channel of every voxel, and the number of outputs
+where the voxel is ignored. With regions it is (b, r, ...) with 1 inside each region, plus one last channel that is 1
+where the voxel is ignored, if the dataset declares an ignore label.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autoseg.labels import LabelScheme
+
+
+def separate_ignored(target: Tensor, labels: LabelScheme) -> tuple[Tensor, Tensor | None]:
+    """Take the ignored voxels out of a target.
+
+    Args:
+        target: (b, 1, ...) channel indices, or (b, r, ...) region masks.
+        labels: Says which of the two it is, and whether voxels may be ignored.
+
+    Returns:
+        The target in the same form, background or any value where ignored; and (b, 1, ...) booleans that are True
+        where the voxel counts, or None when all count.
+    """
+    if labels.ignore_value is None:
+        return target, None
+    if labels.has_regions:
+        return target[:, :-1], target[:, -1:] == 0
+    counts = target != labels.num_outputs
+    return torch.where(counts, target, 0), counts
