@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from autoseg.atomic import atomic_path
 from autoseg.codec import decode_artifact, to_plain
 from autoseg.errors import ArtifactError, MissingArtifactError
 from autoseg.labels import LabelScheme
+from autoseg.networks.base import SegmentationNetwork
 from autoseg.networks.factory import build_network
 from autoseg.plan import Configuration
 
@@ -72,7 +72,7 @@ class TrainedModel:
     """
 
     record: ModelRecord
-    network: nn.Module
+    network: SegmentationNetwork
 
 
 def write_checkpoint(
