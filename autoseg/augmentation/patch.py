@@ -1,0 +1,62 @@
+"""How far patches may be turned and mirrored, and how large a patch must be read so that turning shows no border.
+
+Everything here follows nnU-Net's rules and needs nothing but a configuration.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from autoseg.plan import Configuration
+
+_MOST_ANISOTROPIC = 3.0  # longest over first edge of a 3D patch that is still turned in all planes
+_MOST_ELONGATED = 1.5  # longest over shortest edge of a 2D patch that is still turned all round
+_LARGEST_ZOOM = 0.85
+
+
+def is_anisotropic(configuration: Configuration) -> bool:
+    """Whether a 3D patch is so flat along its first axis that it is only turned within the planes of the others."""
+    patch = configuration.patch_size
+    return len(patch) == 3 and max(patch) / patch[0] > _MOST_ANISOTROPIC
+
+
+def rotation_range(configuration: Configuration) -> float:
+    """Largest rotation angle in either direction, in radians."""
+    patch = configuration.patch_size
+    if len(patch) == 2:
+        return math.radians(15) if max(patch) / min(patch) > _MOST_ELONGATED else math.pi
+    return math.pi if is_anisotropic(configuration) else math.radians(30)
+
+
+def mirror_axes(configuration: Configuration) -> tuple[int, ...]:
+    """Axes along which patches are mirrored, in training and in prediction."""
+    return tuple(range(configuration.ndim))
+
+
+def initial_patch_size(configuration: Configuration) -> tuple[int, ...]:
+    """Edges of the patch that is read before it is turned, scaled and cut to the configuration's patch size.
+
+    The patch's diagonal is turned about each axis by the largest angle, at most a right one; the longest result per
+    axis is enlarged for the zoom. This covers most rotations, not all: corners that stay outside are padded.
+    """
+    patch = np.asarray(configuration.patch_size, dtype=float)
+    angle = min(math.pi / 2, rotation_range(configuration))
+    reach = np.max([patch, *(np.abs(patch @ matrix) for matrix in _rotations(angle, len(patch)))], axis=0)
+    initial = [int(edge) for edge in reach / _LARGEST_ZOOM]
+    if is_anisotropic(configuration):
+        initial[0] = configuration.patch_size[0]
+    return tuple(initial)
+
+
+def _rotations(angle: float, ndim: int) -> list[np.ndarray]:
+    """Rotation matrices by ``angle`` within each plane of two axes, in the senses that nnU-Net turns."""
+    c, s = math.cos(angle), math.sin(angle)
+    if ndim == 2:
+        return [np.array([[c, -s], [s, c]])]
+    return [
+        np.array([[1, 0, 0], [0, c, -s], [0, s, c]]),
+        np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]),
+        np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]),
+    ]

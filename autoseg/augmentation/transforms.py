@@ -1,0 +1,142 @@
+"""Random variations of training patches: nnU-Net's, in nnU-Net's order (batchgeneratorsv2 does the work).
+
+The library draws from NumPy's and torch's global random states; whoever calls these transforms seeds both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from autoseg.augmentation.patch import is_anisotropic, mirror_axes, rotation_range
+from autoseg.augmentation.targets import make_targets
+from autoseg.labels import LabelScheme
+from autoseg.plan import Configuration
+
+
+class PatchTransform:
+    """From a patch as read to a training example.
+
+    Args:
+        configuration: Patch size, normalization and network.
+        labels: What is segmented.
+        variation: Random variation of image and segmentation, which also cuts to the final patch size; None leaves
+            the patch as it is.
+    """
+
+    def __init__(
+        self, configuration: Configuration, labels: LabelScheme, *, variation: Callable[..., Any] | None = None
+    ) -> None:
+        self._labels = labels
+        self._output_strides = configuration.network.output_strides
+        self._masked_channels = [c for c, plan in enumerate(configuration.normalization) if plan.use_mask]
+        self._variation = variation
+
+    def __call__(self, image: Tensor, segmentation: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Transform a patch.
+
+        Args:
+            image: (c, ...) float32; may be modified.
+            segmentation: (1, ...) int16 label values, -1 outside the image; may be modified.
+
+        Returns:
+            The image and one target per output of the network, see :mod:`autoseg.losses.targets`.
+        """
+        if self._variation is not None:
+            varied = self._variation(image=image, segmentation=segmentation)
+            image, segmentation = varied["image"], varied["segmentation"]
+            # Intensities outside the mask are zero by normalization, and must be again after noise and contrast.
+            for channel in self._masked_channels:
+                image[channel].masked_fill_(segmentation[0] < 0, 0.0)
+        return image, make_targets(segmentation[0], self._labels, self._output_strides)
+
+
+def build_validation_transform(configuration: Configuration, labels: LabelScheme) -> PatchTransform:
+    """Transform without randomness, for patches that already have the final size."""
+    return PatchTransform(configuration, labels)
+
+
+def build_training_transform(configuration: Configuration, labels: LabelScheme) -> PatchTransform:
+    """Random transform for patches of :func:`autoseg.augmentation.patch.initial_patch_size`.
+
+    Rotation and zoom, noise, blur, brightness, contrast, low resolution, gamma (twice) and mirroring, with nnU-Net's
+    probabilities and ranges.
+    """
+    from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+
+    steps = [
+        *_spatial_steps(configuration),
+        *_intensity_steps(configuration),
+        MirrorTransform(allowed_axes=mirror_axes(configuration)),
+    ]
+    return PatchTransform(configuration, labels, variation=ComposeTransforms(steps))
+
+
+def _spatial_steps(configuration: Configuration) -> list[Any]:
+    """Rotation and zoom, each of one patch in five; within the planes only where the patch is anisotropic."""
+    from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+    from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
+
+    angle = rotation_range(configuration)
+    is_flat = is_anisotropic(configuration)
+    spatial = SpatialTransform(
+        configuration.patch_size[1:] if is_flat else configuration.patch_size,
+        patch_center_dist_from_border=0,
+        random_crop=False,
+        p_rotation=0.2,
+        rotation=(-angle, angle),
+        p_scaling=0.2,
+        scaling=(0.7, 1.4),
+        p_synchronize_scaling_across_axes=1,
+        border_mode_seg="constant",
+        padding_value_seg=-1,
+    )
+    return [Convert3DTo2DTransform(), spatial, Convert2DTo3DTransform()] if is_flat else [spatial]
+
+
+def _intensity_steps(configuration: Configuration) -> list[Any]:
+    from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+    from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
+    from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+    from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+    from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+    from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
+    from batchgeneratorsv2.transforms.utils.random import RandomTransform
+
+    def gamma(*, p_invert_image: float) -> Any:  # noqa: ANN401 - the library has no types
+        return GammaTransform(
+            gamma=BGContrast((0.7, 1.5)),
+            p_invert_image=p_invert_image,
+            synchronize_channels=False,
+            p_per_channel=1,
+            p_retain_stats=1,
+        )
+
+    per_channel = {"synchronize_channels": False, "p_per_channel": 1}
+    noise = GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_channel=1, synchronize_channels=True)
+    # Not benchmark=True as in nnU-Net: it picks the algorithm by a stopwatch, so that runs would not repeat.
+    blur = GaussianBlurTransform(
+        blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=0.5, benchmark=False
+    )
+    brightness = MultiplicativeBrightnessTransform(multiplier_range=BGContrast((0.75, 1.25)), **per_channel)
+    contrast = ContrastTransform(contrast_range=BGContrast((0.75, 1.25)), preserve_range=True, **per_channel)
+    low_resolution = SimulateLowResolutionTransform(
+        scale=(0.5, 1),
+        synchronize_channels=False,
+        synchronize_axes=True,
+        ignore_axes=(0,) if is_anisotropic(configuration) else None,
+        p_per_channel=0.5,
+    )
+    chances = [
+        (noise, 0.1),
+        (blur, 0.2),
+        (brightness, 0.15),
+        (contrast, 0.15),
+        (low_resolution, 0.25),
+        (gamma(p_invert_image=1), 0.1),
+        (gamma(p_invert_image=0), 0.3),
+    ]
+    return [RandomTransform(step, apply_probability=probability) for step, probability in chances]

@@ -1,0 +1,212 @@
+"""Batches in time: every batch is a pure function of seed and step, whoever computes it.
+
+So results do not depend on the number of worker processes, and a run that is taken up again at step n sees the
+batches that it would have seen.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from autoseg.augmentation.patch import initial_patch_size
+from autoseg.augmentation.transforms import build_training_transform, build_validation_transform
+from autoseg.data.sampling import PatchSource, choose_box, is_forced, read_patch
+from autoseg.errors import TrainingError
+from autoseg.labels import LabelScheme
+from autoseg.plan import Configuration
+
+T = TypeVar("T")
+
+_OPEN_CASES = 64  # open cases hold foreground positions, which may be megabytes
+
+
+class Batch(NamedTuple):
+    """Patches of one optimizer step.
+
+    Args:
+        images: (b, c, ...) float32.
+        targets: One per output of the network, full resolution first; see :mod:`autoseg.losses.targets`.
+        case_ids: Where each patch comes from.
+    """
+
+    images: Tensor
+    targets: list[Tensor]
+    case_ids: tuple[str, ...]
+
+
+class CaseSource(Protocol):
+    """Preprocessed cases by id, such as :class:`autoseg.preprocessing.store.CaseStore`."""
+
+    def open(self, case_id: str) -> PatchSource:
+        """Open a case without reading it."""
+
+
+class PatchBatches(Dataset[Batch]):
+    """Batches by step; picklable as long as the store is.
+
+    Args:
+        store: Where cases are read.
+        case_ids: Cases to draw from, each with the same chance.
+        configuration: Patch and batch size, normalization and network.
+        labels: What is segmented.
+        augment: Whether patches are varied at random.
+        foreground_share: Share of each batch that must hold foreground.
+        seed: Seed of all randomness, not negative.
+
+    Raises:
+        TrainingError: When there is no case.
+    """
+
+    def __init__(
+        self,
+        store: CaseSource,
+        case_ids: Sequence[str],
+        configuration: Configuration,
+        labels: LabelScheme,
+        *,
+        augment: bool,
+        foreground_share: float,
+        seed: int,
+    ) -> None:
+        if not case_ids:
+            raise TrainingError("there are no cases to draw patches from")
+        self._store = store
+        self._case_ids = tuple(case_ids)
+        self._configuration = configuration
+        self._has_ignored = labels.ignore_value is not None
+        self._foreground_share = foreground_share
+        # Training and validation draw from different streams of the same seed.
+        self._entropy = (seed, int(augment))
+        self._patch_size = initial_patch_size(configuration) if augment else configuration.patch_size
+        build = build_training_transform if augment else build_validation_transform
+        self._transform = build(configuration, labels)
+        self._open: OrderedDict[str, PatchSource] = OrderedDict()
+
+    def __getitem__(self, step: int) -> Batch:
+        """Make the batch of a step."""
+        for_choice, for_numpy, for_torch = np.random.SeedSequence((*self._entropy, step)).spawn(3)
+        generator = np.random.default_rng(for_choice)
+        size = self._configuration.batch_size
+        case_ids = tuple(self._case_ids[i] for i in generator.integers(len(self._case_ids), size=size))
+        with torch.no_grad(), _isolated_randomness(for_numpy, for_torch):
+            examples = [self._example(generator, case_id, index) for index, case_id in enumerate(case_ids)]
+        images = torch.stack([image for image, _ in examples])
+        targets = [torch.stack(scale) for scale in zip(*(targets for _, targets in examples), strict=True)]
+        return Batch(images=images, targets=targets, case_ids=case_ids)
+
+    def _example(self, generator: np.random.Generator, case_id: str, index: int) -> tuple[Tensor, list[Tensor]]:
+        """Draw, read and transform the patch at ``index`` of a batch."""
+        source = self._case(case_id)
+        box = choose_box(
+            generator,
+            source,
+            patch_size=self._patch_size,
+            final_size=self._configuration.patch_size,
+            has_ignored=self._has_ignored,
+            forced=is_forced(index, batch_size=self._configuration.batch_size, share=self._foreground_share),
+        )
+        image, segmentation = read_patch(source, box)
+        if segmentation.ndim > self._configuration.ndim:  # a slice of a volume
+            image, segmentation = image[:, 0], segmentation[0]
+        return self._transform(torch.from_numpy(image), torch.from_numpy(segmentation)[None])
+
+    def _case(self, case_id: str) -> PatchSource:
+        if case_id not in self._open:
+            self._open[case_id] = self._store.open(case_id)
+        self._open.move_to_end(case_id)
+        if len(self._open) > _OPEN_CASES:
+            self._open.popitem(last=False)
+        return self._open[case_id]
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave open cases behind: each process opens its own."""
+        return {**self.__dict__, "_open": OrderedDict()}
+
+
+@contextmanager
+def _isolated_randomness(for_numpy: np.random.SeedSequence, for_torch: np.random.SeedSequence) -> Iterator[None]:
+    """Seed the global random states that the transforms draw from, and put them back afterwards.
+
+    One thread, since sums over several threads are rounded differently: batches made in this process would differ
+    from a worker's.
+    """
+    numpy_state, num_threads = np.random.get_state(), torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        np.random.seed(for_numpy.generate_state(4))
+        torch.default_generator.manual_seed(int(for_torch.generate_state(1, np.uint64)[0]))
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            torch.set_num_threads(num_threads)
+
+
+def make_loader(
+    store: CaseSource,
+    case_ids: Sequence[str],
+    configuration: Configuration,
+    labels: LabelScheme,
+    *,
+    augment: bool,
+    foreground_share: float,
+    seed: int,
+    start_step: int = 0,
+    num_steps: int | None = None,
+    workers: int = 0,
+    pin_memory: bool = False,
+    start_method: str | None = None,
+) -> DataLoader[Batch]:
+    """Load the batches of a range of steps, in order.
+
+    Args:
+        store: Where cases are read.
+        case_ids: Cases to draw from, each with the same chance.
+        configuration: Patch and batch size, normalization and network.
+        labels: What is segmented.
+        augment: Whether patches are varied at random; without, they have the final size and the randomness is only
+            in their choice.
+        foreground_share: Share of each batch that must hold foreground.
+        seed: Seed of all randomness, not negative.
+        start_step: First step.
+        num_steps: How many steps; None goes on for ever.
+        workers: Loader processes; 0 loads in this process.
+        pin_memory: Whether batches are put where a GPU can fetch them.
+        start_method: How worker processes start, "fork" or "spawn"; None takes the platform's way.
+
+    Returns:
+        A loader; iterating it again gives the same batches.
+
+    Raises:
+        TrainingError: When there is no case.
+    """
+    batches = PatchBatches(
+        store, case_ids, configuration, labels, augment=augment, foreground_share=foreground_share, seed=seed
+    )
+    stop = sys.maxsize if num_steps is None else start_step + num_steps
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start_step, stop),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        prefetch_factor=2 if workers else None,
+        multiprocessing_context=start_method if workers else None,
+        generator=torch.Generator(),  # the loader would otherwise draw from the global random state
+    )
+
+
+def _as_it_is(batch: T) -> T:
+    """Keep torch from turning the tuple of case ids into a list."""
+    return batch

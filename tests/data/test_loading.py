@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.data.loading import Batch, PatchBatches, make_loader
+from autoseg.errors import TrainingError
+from autoseg.labels import LabelScheme
+
+Factory = Callable[..., Any]
+CASES = ("case_0", "case_1", "case_2")
+
+
+def assert_same(left: Iterable[Batch], right: Iterable[Batch]) -> None:
+    for a, b in zip(left, right, strict=True):
+        assert a.case_ids == b.case_ids
+        assert torch.equal(a.images, b.images)
+        assert all(torch.equal(s, t) for s, t in zip(a.targets, b.targets, strict=True))
+
+
+@pytest.fixture
+def load(make_store: Factory, make_configuration: Factory, two_labels: LabelScheme) -> Factory:
+    store = make_store((14, 12, 10), two_labels)
+    configuration = make_configuration((8, 8, 8))
+
+    def loader(**options: Any) -> list[Batch]:  # noqa: ANN401
+        settings = {"augment": True, "foreground_share": 0.33, "seed": 7, "num_steps": 6, **options}
+        return list(make_loader(store, CASES, configuration, two_labels, **settings))
+
+    return loader
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(load: Factory) -> None:
+    reference = load(workers=0)
+    for workers in (1, 2):
+        assert_same(reference, load(workers=workers))
+
+
+def test_batches_do_not_depend_on_the_threads_of_this_process(load: Factory) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = load()
+        torch.set_num_threads(2)
+        assert_same(alone, load())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_workers_may_be_spawned(load: Factory) -> None:
+    assert_same(load(num_steps=2), load(num_steps=2, workers=1, start_method="spawn"))
+
+
+def test_a_resumed_run_sees_the_rest_of_the_batches(load: Factory) -> None:
+    assert_same(load()[4:], load(start_step=4, num_steps=2))
+
+
+def test_steps_seeds_and_streams_differ(load: Factory) -> None:
+    first = load()
+    assert len({batch.images.numpy().tobytes() for batch in first}) == len(first)
+    assert not torch.equal(first[0].images, load(seed=8)[0].images)
+    ids = [batch.case_ids for batch in load(num_steps=30)]
+    assert ids != [batch.case_ids for batch in load(num_steps=30, augment=False)]
+
+
+def test_global_random_states_are_left_alone(load: Factory) -> None:
+    torch.manual_seed(3)
+    np.random.seed(3)
+    expected = torch.rand(4), np.random.random(4)
+    torch.manual_seed(3)
+    np.random.seed(3)
+    load(num_steps=1)
+    assert torch.equal(torch.rand(4), expected[0])
+    assert np.array_equal(np.random.random(4), expected[1])
+
+
+def test_a_loader_without_end_goes_on(
+    make_store: Factory, make_configuration: Factory, two_labels: LabelScheme
+) -> None:
+    loader = make_loader(
+        make_store((8, 8, 8), two_labels),
+        CASES,
+        make_configuration((8, 8, 8)),
+        two_labels,
+        augment=False,
+        foreground_share=0.0,
+        seed=0,
+    )
+    batches = list(itertools.islice(loader, 5))
+    assert len(batches) == 5
+    assert isinstance(batches[0], Batch)
+    assert isinstance(batches[0].case_ids, tuple)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize(
+    ("case_shape", "patch_size"),
+    [
+        ((14, 12, 10), (8, 8, 8)),  # larger than the patch
+        ((5, 30, 9), (8, 16, 16)),  # smaller in two axes
+        ((6, 40, 40), (4, 32, 32)),  # anisotropic: turned within planes
+        ((3, 20, 20), (16, 16)),  # slices of a volume
+        ((20, 9), (16, 16)),  # images
+    ],
+)
+def test_every_scale_has_its_shape(
+    case_shape: tuple[int, ...],
+    patch_size: tuple[int, ...],
+    augment: bool,
+    make_store: Factory,
+    make_configuration: Factory,
+    two_labels: LabelScheme,
+) -> None:
+    store = make_store(case_shape, two_labels, num_channels=2)
+    configuration = make_configuration(patch_size, num_channels=2)
+    loader = make_loader(
+        store, CASES, configuration, two_labels, augment=augment, foreground_share=0.33, seed=1, num_steps=8
+    )
+    for batch in loader:
+        assert batch.images.shape == (2, 2, *patch_size)
+        assert batch.images.dtype == torch.float32
+        half = tuple(n // 2 for n in patch_size)
+        assert [t.shape for t in batch.targets] == [(2, 1, *patch_size), (2, 1, *half)]
+        assert all(t.dtype == torch.int16 for t in batch.targets)
+        assert set(batch.targets[0].unique().tolist()) <= {0, 1, 2}
+
+
+def test_regions_become_masks(
+    make_store: Factory, make_configuration: Factory, regions_and_ignore: LabelScheme
+) -> None:
+    store = make_store((12, 12, 12), regions_and_ignore)
+    dataset = PatchBatches(
+        store,
+        CASES,
+        make_configuration((8, 8, 8)),
+        regions_and_ignore,
+        augment=True,
+        foreground_share=0.33,
+        seed=0,
+    )
+    whole, tumor, ignored = dataset[0].targets[0].unbind(1)
+    assert whole.dtype == torch.bool
+    assert not (tumor & ~whole).any()
+    assert not (ignored & whole).any()
+    assert ignored.any()
+
+
+def test_validation_patches_are_cut_from_the_case(
+    make_store: Factory, make_configuration: Factory, two_labels: LabelScheme
+) -> None:
+    store = make_store((8, 8, 8), two_labels)
+    dataset = PatchBatches(
+        store, CASES, make_configuration((8, 8, 8)), two_labels, augment=False, foreground_share=0.0, seed=0
+    )
+    batch = dataset[0]
+    for image, target, case_id in zip(batch.images, batch.targets[0], batch.case_ids, strict=True):
+        assert np.array_equal(image.numpy(), store.cases[case_id].image)
+        assert np.array_equal(target[0].numpy(), store.cases[case_id].segmentation)
+
+
+def test_cases_are_not_modified(make_store: Factory, make_configuration: Factory, two_labels: LabelScheme) -> None:
+    store = make_store((20, 20, 20), two_labels)
+    before = pickle.dumps(store.cases)
+    configuration = make_configuration((8, 8, 8), use_mask=True)
+    loader = make_loader(
+        store, CASES, configuration, two_labels, augment=True, foreground_share=0.5, seed=0, num_steps=20
+    )
+    assert len(list(loader)) == 20
+    assert pickle.dumps(store.cases) == before
+
+
+def test_nothing_to_draw_from_is_refused(make_configuration: Factory, two_labels: LabelScheme) -> None:
+    with pytest.raises(TrainingError, match="no cases"):
+        make_loader(
+            None,  # type: ignore[arg-type]  # never reached
+            [],
+            make_configuration((8, 8, 8)),
+            two_labels,
+            augment=True,
+            foreground_share=0.33,
+            seed=0,
+        )
