@@ -21,6 +21,8 @@ from autoseg.plan import Configuration
 
 SCHEMA_VERSION = 1
 
+Arithmetic = Literal["float32", "bfloat16", "float16"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
@@ -43,7 +45,7 @@ class ModelRecord:
     mirror_axes: tuple[int, ...]
     iterations: int
     plan_digest: str
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Arithmetic = "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

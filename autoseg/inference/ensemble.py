@@ -1,0 +1,111 @@
+"""Which models predict together, and how their probabilities become one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from autoseg.errors import SettingsError
+from autoseg.inference.export import Prediction
+from autoseg.postprocessing.components import PostprocessingStep
+from autoseg.splits import FoldName
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """Models of one configuration.
+
+    Args:
+        configuration: Name of the configuration.
+        folds: Folds whose logits are averaged.
+        checkpoint: Which of a fold's checkpoints predicts.
+        weight: Share of this member's probabilities in the mean, relative to the other members.
+    """
+
+    configuration: str
+    folds: tuple[FoldName, ...]
+    checkpoint: Literal["final", "best"] = "final"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.folds:
+            raise ValueError(f"{self.configuration} is a member without a fold")
+        if not self.weight > 0:
+            raise ValueError(f"weight must be positive, got {self.weight}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ensemble:
+    """ensemble.json: what predicts, and why.
+
+    Args:
+        members: Configurations whose probabilities are averaged.
+        postprocessing: Operations on the segmentation, in order.
+        selection: "cross-validation" chose among complete cross-validations, "incomplete" takes what is trained,
+            "given" was named by the user.
+        scores: Candidate -> its mean Dice in the cross-validation; None where it is undefined.
+        reasons: Why these members and operations, one sentence each.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    members: tuple[Member, ...]
+    postprocessing: tuple[PostprocessingStep, ...] = ()
+    selection: Literal["cross-validation", "incomplete", "given"]
+    scores: dict[str, float | None] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ValueError("an ensemble needs at least one member")
+
+
+def average_probabilities(parts: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Weighted mean of probabilities, one part in memory at a time.
+
+    Args:
+        parts: float32 (k, ...) each, equal in shape; not modified.
+        weights: One positive number per part.
+
+    Returns:
+        float32 (k, ...).
+
+    Raises:
+        SettingsError: When shapes or lengths disagree.
+    """
+    total: np.ndarray | None = None
+    for part, weight in zip(parts, weights, strict=True):
+        weighted = part.astype(np.float32) if weight == 1 else part * np.float32(weight)
+        if total is None:
+            total = weighted
+        elif total.shape != part.shape:
+            raise SettingsError(f"probabilities of shape {total.shape} and {part.shape} cannot be averaged")
+        else:
+            total += weighted
+    if total is None:
+        raise SettingsError("there is nothing to average")
+    total /= np.float32(sum(weights))
+    return total
+
+
+def combine(predictions: Sequence[Prediction], weights: Sequence[float]) -> Prediction:
+    """Weighted mean of several configurations' predictions of one case, slab by slab.
+
+    Args:
+        predictions: On one grid and cut into equal slabs; consumed when the result is read.
+        weights: One positive number per prediction.
+    """
+
+    def mean_slabs() -> Iterator[tuple[slice, np.ndarray]]:
+        for slabs in zip(*(p.slabs for p in predictions), strict=True):
+            part = slabs[0][0]
+            if any(other != part for other, _ in slabs):
+                raise SettingsError(f"predictions of {first.case_id} are cut into different slabs")
+            yield part, average_probabilities((slab for _, slab in slabs), weights)
+
+    first = predictions[0]
+    return Prediction(case_id=first.case_id, geometry=first.geometry, slabs=mean_slabs())
