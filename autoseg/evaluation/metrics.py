@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from autoseg.labels import Target
 
 _CHUNK = 1 << 22  # voxels counted at once: bounds the memory of the joint index, whatever the volume
+_LARGEST_TABLE = 1 << 16  # label values up to here are looked up in a table, larger ones searched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,22 +90,33 @@ def _joint_histogram(reference: np.ndarray, prediction: np.ndarray, values: Sequ
     """Voxel counts by (reference, prediction); index 0 is every value that is not listed, i + 1 is ``values[i]``."""
     size = len(values) + 1
     joint = np.zeros(size * size, dtype=np.int64)
-    lookup = _lookup_table(values)
+    positions = _position_lookup(values)
     first, second = reference.reshape(-1), prediction.reshape(-1)
     for start in range(0, first.size, _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        index = _positions(first[chunk], lookup) * size + _positions(second[chunk], lookup)
+        index = positions(first[chunk]) * size + positions(second[chunk])
         joint += np.bincount(index, minlength=size * size)
     return joint.reshape(size, size)
 
 
-def _lookup_table(values: Sequence[int]) -> np.ndarray:
-    """Position by value; the last two entries stand for values above all listed ones and below zero."""
-    table = np.zeros(max(values) + 3, dtype=np.int64)
-    table[np.asarray(values)] = np.arange(1, len(values) + 1)
-    return table
+def _position_lookup(values: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
+    """Make the function from labels to 1 + their position in the ascending ``values``, or 0."""
+    listed = np.asarray(values, dtype=np.int64)
+    if listed.size == 0 or listed[0] < 0 or listed[-1] >= _LARGEST_TABLE:
 
+        def search(labels: np.ndarray) -> np.ndarray:
+            position = np.searchsorted(listed, labels)
+            found = position < len(listed)
+            found[found] = listed[position[found]] == labels[found]
+            return np.where(found, position + 1, 0)
 
-def _positions(labels: np.ndarray, lookup: np.ndarray) -> np.ndarray:
-    # Clipped first: a stray value must neither run over the end nor, being negative, pick a listed one.
-    return np.asarray(lookup[np.clip(labels, -1, len(lookup) - 2, dtype=np.int64, casting="unsafe")])
+        return search
+
+    table = np.zeros(listed[-1] + 3, dtype=np.int64)  # the last two stand for values above all and below zero
+    table[listed] = np.arange(1, len(listed) + 1)
+
+    def look_up(labels: np.ndarray) -> np.ndarray:
+        # Clipped first: a stray value must neither run over the end nor, being negative, pick a listed one.
+        return np.asarray(table[np.clip(labels, -1, len(table) - 2, dtype=np.int64, casting="unsafe")])
+
+    return look_up

@@ -33,7 +33,7 @@ class PostprocessingStep:
     values: tuple[int, ...]
 
 
-def apply(steps: Sequence[PostprocessingStep], segmentation: Segmentation) -> Segmentation:
+def apply_postprocessing(steps: Sequence[PostprocessingStep], segmentation: Segmentation) -> Segmentation:
     """Apply operations one after the other.
 
     Raises:
