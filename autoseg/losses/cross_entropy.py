@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoseg.labels import LabelScheme
-from autoseg.losses.targets import separate_ignored
+from autoseg.losses.targets import at_least_float32, separate_ignored
 
 
 class CrossEntropyLoss(nn.Module):
@@ -32,9 +32,9 @@ class CrossEntropyLoss(nn.Module):
             target: (b, 1, ...) or (b, r, ...), see :mod:`autoseg.losses.targets`.
         """
         target, counts = separate_ignored(target, self.labels)
-        logits = logits.float()
+        logits = at_least_float32(logits)
         if self.labels.has_regions:
-            losses = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none")
+            losses = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
         else:
             losses = F.cross_entropy(logits, target[:, 0].long(), reduction="none")[:, None]
         if counts is None:

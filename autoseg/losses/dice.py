@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
-from autoseg.losses.targets import separate_ignored
+from autoseg.losses.targets import at_least_float32, separate_ignored
 
 
 class SoftDiceLoss(nn.Module):
@@ -14,8 +14,8 @@ class SoftDiceLoss(nn.Module):
 
     Per class, with sums over space and also over the batch when ``batch_dice`` is set:
     ``(2 * sum(p * t) + smooth) / (sum(p) + sum(t) + smooth)``. Without regions p is the softmax and background is left
-    out; with regions p is the sigmoid and every channel counts. Always computed in float32: half-precision sums over
-    a patch would overflow (https://arxiv.org/abs/1606.04797; the form is nnU-Net's).
+    out; with regions p is the sigmoid and every channel counts. Never computed in half precision.
+    From https://arxiv.org/abs/1606.04797; the form is nnU-Net's.
 
     Args:
         labels: What the outputs mean.
@@ -40,9 +40,9 @@ class SoftDiceLoss(nn.Module):
         # Autocast would compute the products and sums in half precision again.
         with torch.autocast(logits.device.type, enabled=False):
             if self.labels.has_regions:
-                predicted, reference = logits.float().sigmoid(), target != 0
+                predicted, reference = at_least_float32(logits).sigmoid(), target != 0
             else:
-                predicted = logits.float().softmax(dim=1)[:, 1:]
+                predicted = at_least_float32(logits).softmax(dim=1)[:, 1:]
                 reference = _one_hot(target, logits.shape[1])[:, 1:]
             if counts is not None:
                 predicted, reference = predicted * counts, reference & counts

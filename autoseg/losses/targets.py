@@ -30,3 +30,8 @@ def separate_ignored(target: Tensor, labels: LabelScheme) -> tuple[Tensor, Tenso
         return target[:, :-1], target[:, -1:] == 0
     counts = target != labels.num_outputs
     return torch.where(counts, target, 0), counts
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Leave half precision: sums over a patch would overflow there, and softmax lose its small values."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
