@@ -118,6 +118,7 @@ class Configuration:
         network: Network and topology.
         previous_stage: Configuration whose segmentation is an additional input (cascade).
         reasons: Field name -> why it has its value.
+        request: Digest of what the planner was given; the same request leaves an edited configuration as it is.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Configuration:
     network: NetworkPlan
     previous_stage: str | None = None
     reasons: dict[str, str] = field(default_factory=dict)
+    request: str = ""
 
     def __post_init__(self) -> None:
         if len(self.spacing) != len(self.patch_size):

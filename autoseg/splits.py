@@ -48,21 +48,25 @@ def make_splits(case_ids: Sequence[str], *, num_folds: int = 5) -> tuple[Fold, .
     return tuple(folds)
 
 
-def read_splits(path: Path, case_ids: Sequence[str]) -> tuple[Fold, ...]:
-    """Read a list of {"train": [...], "val": [...]} and check it against the dataset.
+def read_splits(path: Path, case_ids: Sequence[str] | None = None) -> tuple[Fold, ...]:
+    """Read a list of {"train": [...], "val": [...]} and check it.
+
+    Args:
+        path: The file.
+        case_ids: Training cases of the dataset; None does not ask whether the named cases are among them.
 
     Raises:
         ArtifactError: When the file has another form.
         DatasetError: When it names an unknown case, or a fold trains on a case that it holds out.
     """
     data = read_plain(path)
-    known = set(case_ids)
+    known = None if case_ids is None else set(case_ids)
     folds = []
     for number, entry in enumerate(data if isinstance(data, list) else [None]):
         if not isinstance(entry, dict) or set(entry) != {"train", "val"}:
             raise ArtifactError(f'{path}: fold {number} must be {{"train": [...], "val": [...]}}')
         fold = Fold(train=tuple(sorted(entry["train"])), val=tuple(sorted(entry["val"])))
-        if unknown := sorted((set(fold.train) | set(fold.val)) - known):
+        if known is not None and (unknown := sorted((set(fold.train) | set(fold.val)) - known)):
             raise DatasetError(f"{path}: fold {number} names {unknown[0]}, which is not a training case")
         if both := sorted(set(fold.train) & set(fold.val)):
             raise DatasetError(f"{path}: fold {number} trains on {both[0]} and holds it out as well")

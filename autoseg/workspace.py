@@ -110,6 +110,11 @@ class Workspace:
         return Path(recorded)
 
     @property
+    def has_dataset(self) -> bool:
+        """Whether it was made from a dataset, not from an imported model."""
+        return read_json(WorkspaceRecord, self.record_path).dataset is not None
+
+    @property
     def fingerprint_path(self) -> Path:
         """What was measured."""
         return self.root / "fingerprint.json"
@@ -159,6 +164,16 @@ class Workspace:
     def run(self, configuration: str, fold: FoldName) -> RunPaths:
         """Files of one fold."""
         return RunPaths(self.results_dir(configuration) / fold_dir_name(fold))
+
+    def trained_folds(self, configuration: str) -> tuple[FoldName, ...]:
+        """Folds of a configuration that have a final checkpoint, in order, "all" last."""
+        numbers = []
+        for folder in self.results_dir(configuration).glob("fold*"):
+            number = folder.name.removeprefix("fold")
+            if number.isdecimal() and self.run(configuration, int(number)).final.is_file():
+                numbers.append(int(number))
+        every: tuple[FoldName, ...] = ("all",) if self.run(configuration, "all").final.is_file() else ()
+        return (*sorted(numbers), *every)
 
     def load_plan(self) -> Plan:
         """Read plan.json.

@@ -49,9 +49,8 @@ def _refuse_differences(record: RunRecord, job: TrainingJob) -> None:
     differences = [f"{name} {recorded[name]} -> {wanted[name]}" for name in wanted if recorded[name] != wanted[name]]
     trained, planned = to_plain(record.configuration), to_plain(job.configuration)
     # Width and batch may have been reduced for a time budget; everything else must still be what was planned.
-    for name in ("spacing", "patch_size", "normalization", "resampling", "batch_dice", "previous_stage"):
-        if trained[name] != planned[name]:
-            differences.append(f"{name} {trained[name]} -> {planned[name]}")
+    shared = ("spacing", "patch_size", "normalization", "resampling", "batch_dice", "previous_stage")
+    differences += [f"{n} {trained[n]} -> {planned[n]}" for n in shared if trained[n] != planned[n]]
     if differences:
         raise SettingsError(
             f"{job.run_record_path} was made with other settings: {'; '.join(differences)}. "

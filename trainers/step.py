@@ -11,7 +11,7 @@ from torch import nn
 
 from autoseg.errors import TrainingError
 from autoseg.labels import LabelScheme
-from autoseg.losses.compound import build_loss
+from autoseg.losses.factory import build_loss
 from autoseg.networks.factory import build_network
 from autoseg.plan import Configuration, Plan
 from autoseg.training import TrainingConfig

@@ -10,6 +10,7 @@ from torch import nn
 
 from autoseg.data.loading import Batch
 from autoseg.labels import LabelScheme
+from autoseg.losses.targets import separate_ignored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,17 +63,13 @@ def validate(
 
 def _counts(output: torch.Tensor, target: torch.Tensor, labels: LabelScheme) -> torch.Tensor:
     """Voxels of (intersection, prediction, reference) per target, (3, t)."""
+    target, counting = separate_ignored(target, labels)
     if labels.has_regions:
-        num = len(labels.targets)
-        predicted, true = output > 0, target[:, :num] > 0.5
-        annotated = ~(target[:, num:] > 0.5).any(dim=1, keepdim=True) if target.shape[1] > num else None
+        predicted, true = output > 0, target > 0
     else:
-        decided = output.argmax(dim=1, keepdim=True)
-        channels = torch.arange(1, len(labels.targets) + 1, device=output.device).view(1, -1, *[1] * (output.ndim - 2))
-        values = torch.tensor([t.values[0] for t in labels.targets], device=output.device).view(channels.shape)
-        predicted, true = decided == channels, target == values
-        annotated = None if labels.ignore_value is None else target != labels.ignore_value
-    if annotated is not None:
-        predicted, true = predicted & annotated, true & annotated
+        channels = torch.arange(1, output.shape[1], device=output.device).view(1, -1, *[1] * (output.ndim - 2))
+        predicted, true = output.argmax(dim=1, keepdim=True) == channels, target == channels
+    if counting is not None:
+        predicted, true = predicted & counting, true & counting
     axes = (0, *range(2, output.ndim))
     return torch.stack([(predicted & true).sum(axes), predicted.sum(axes), true.sum(axes)]).double()

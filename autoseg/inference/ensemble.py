@@ -38,6 +38,10 @@ class Member:
         if not self.weight > 0:
             raise ValueError(f"weight must be positive, got {self.weight}")
 
+    def describe(self) -> str:
+        """Configuration and folds in words, e.g. "3d_fullres (folds 0, 1)"."""
+        return f"{self.configuration} (fold{'s' if len(self.folds) > 1 else ''} {', '.join(map(str, self.folds))})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ensemble:
@@ -50,6 +54,7 @@ class Ensemble:
             "given" was named by the user.
         scores: Candidate -> its mean Dice in the cross-validation; None where it is undefined.
         reasons: Why these members and operations, one sentence each.
+        scores_digest: Digest of the cross-validation scores that were compared; others make it outdated.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -58,6 +63,7 @@ class Ensemble:
     selection: Literal["cross-validation", "incomplete", "given"]
     scores: dict[str, float | None] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
+    scores_digest: str = ""
 
     def __post_init__(self) -> None:
         if not self.members:

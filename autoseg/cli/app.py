@@ -1,0 +1,97 @@
+"""The application object, and the frame around every command: common options and errors as exit codes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from autoseg.cli.console import errors, messages
+from autoseg.errors import AutosegError, CasesFailedError, WorkerError
+
+EXIT_SOME_FAILED = 1
+EXIT_WRONG_USE = 2
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="autoseg",
+    help="Images and labels in, the best segmentation model out, without tuning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+_COMMON = {
+    "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results only.")],
+}
+
+
+def command(name: str, *, group: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command, give it ``--debug`` and ``--quiet``, and turn its errors into exit codes.
+
+    Args:
+        name: Name on the command line.
+        group: Application or sub-application.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def framed(*, debug: bool = False, quiet: bool = False, **arguments: Any) -> None:  # noqa: ANN401
+            messages.quiet = quiet
+            raise typer.Exit(_run(functools.partial(function, **arguments), debug=debug))
+
+        # typer reads the options from the signature.
+        signature = inspect.signature(function, eval_str=True)
+        common = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+            for key, kind in _COMMON.items()
+        ]
+        framed.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *common])  # type: ignore[attr-defined]
+        framed.__annotations__ = {p.name: p.annotation for p in framed.__signature__.parameters.values()}  # type: ignore[attr-defined]
+        group.command(name)(framed)
+        return function
+
+    return register
+
+
+def _run(action: Callable[[], None], *, debug: bool) -> int:
+    """Do it; every failure becomes one sentence on standard error and an exit code."""
+    try:
+        action()
+    except typer.Exit as chosen:
+        return chosen.exit_code
+    except CasesFailedError as error:
+        return _fail(error, EXIT_SOME_FAILED, debug=debug)
+    except AutosegError as error:
+        if debug and isinstance(error, WorkerError) and error.details:
+            errors.print(error.details, markup=False, highlight=False)
+        return _fail(error, EXIT_WRONG_USE, debug=debug)
+    except KeyboardInterrupt:
+        errors.print("Interrupted. The same command goes on where this one stopped.")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last net: a defect, told as one
+        code = _fail(error, EXIT_INTERNAL, debug=debug)
+        if not debug:
+            errors.print("This is a defect of autoseg. Repeat the command with --debug and report the traceback.")
+        return code
+    return 0
+
+
+def _fail(error: BaseException, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    text = str(error) if isinstance(error, AutosegError) else f"{type(error).__name__}: {error}"
+    errors.print(f"Error: {text}", style="bold red", markup=False, highlight=False)
+    return code

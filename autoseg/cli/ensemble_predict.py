@@ -1,0 +1,64 @@
+"""autoseg ensemble-predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from autoseg.cli.app import command
+from autoseg.cli.console import ConsoleProgress, output
+from autoseg.cli.options import Device, Directory, WorkspaceDir, find_workspace
+
+Input = Annotated[
+    Path | None, typer.Option("--input", "-i", help="Folder of images.", show_default="the dataset's imagesTs")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder to write to.", show_default="WORKSPACE/predictions")
+]
+Members = Annotated[
+    list[str] | None, typer.Option("--members", help="CONFIGURATION[:FOLD,FOLD] instead of the selection; repeatable.")
+]
+
+
+@command("ensemble-predict")
+def ensemble_predict(
+    input_dir: Input = None,
+    output_dir: Output = None,
+    directory: Directory = Path(),
+    workspace: WorkspaceDir = None,
+    members: Members = None,
+    checkpoint: Annotated[Literal["best", "final"], typer.Option(help="Which weights predict.")] = "final",
+    step: Annotated[float, typer.Option(min=0.05, max=1.0, help="Window step as a share of the patch.")] = 0.5,
+    accumulation: Annotated[Literal["float32", "float16"], typer.Option(help="Type that sums windows.")] = "float32",
+    device: Device = "auto",
+    *,
+    require_complete: Annotated[
+        bool, typer.Option("--require-complete", help="Refuse when no configuration has all folds.")
+    ] = False,
+    no_mirroring: Annotated[bool, typer.Option("--no-mirroring", help="One view, not all mirrored ones.")] = False,
+    save_probabilities: Annotated[bool, typer.Option("--save-probabilities", help="Also write probabilities.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict cases again that are there.")] = False,
+) -> None:
+    """Predict images with the best combination of the trained models."""
+    found = find_workspace(directory, workspace)
+    from autoseg.inference.predictor import InferenceOptions
+    from autoseg.pipeline.predict import ensemble_predict as predict
+
+    options = InferenceOptions(step=step, mirroring=not no_mirroring, accumulation=accumulation)
+    report = predict(
+        found,
+        input_dir,
+        output_dir,
+        members=members,
+        options=options,
+        checkpoint=checkpoint,
+        require_complete=require_complete,
+        save_probabilities=save_probabilities,
+        overwrite=overwrite,
+        device=device,
+        progress=ConsoleProgress(),
+    )
+    output.print(report.summary(), markup=False, highlight=False)
+    report.raise_for_failures()

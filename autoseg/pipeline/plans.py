@@ -1,0 +1,77 @@
+"""A new plan beside an older one: what was trained stays, what was edited stays, the rest is replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from autoseg.codec import digest
+from autoseg.errors import PlanError
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan import Configuration, Plan
+from autoseg.planning import PlannerBudget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedPlan:
+    """A plan, and what a user should know about how it came to be."""
+
+    plan: Plan
+    messages: tuple[str, ...]
+
+
+def stamp(plan: Plan, fingerprint: Fingerprint, budget: PlannerBudget) -> Plan:
+    """Note in every configuration what the planner was given, so that a second run knows its own work."""
+    request = digest([plan.planner, plan.channels, plan.labels, fingerprint, budget])
+    return replace(plan, configurations=tuple(replace(c, request=request) for c in plan.configurations))
+
+
+def merge_plans(known: Plan, fresh: Plan, *, trained: Collection[str]) -> MergedPlan:
+    """Bring a new plan into an existing one.
+
+    Args:
+        known: The plan on disk, perhaps edited.
+        fresh: What the planner says now.
+        trained: Names of configurations that have results.
+
+    Returns:
+        The new plan's general values; its configurations, except that those made from the same request keep their
+        edits and those with results stay as they are; and the known configurations that it does not name.
+
+    Raises:
+        PlanError: When a trained configuration would be left with other labels, channels or axes.
+    """
+    fits = _common(known) == _common(fresh)
+    if not fits and (stranded := [c.name for c in known.configurations if c.name in trained]):
+        raise PlanError(
+            f"the dataset's labels, channels or axes differ from the plan on which {stranded[0]} was trained. "
+            "Use another workspace (-w), or remove the results"
+        )
+    messages, configurations = [], []
+    for planned in fresh.configurations:
+        before = next((c for c in known.configurations if c.name == planned.name), None) if fits else None
+        if before is None or before.request == planned.request:
+            configurations.append(before or planned)
+        elif planned.name in trained:
+            messages.append(f"{planned.name} has results and stays as it was planned")
+            configurations.append(before)
+        else:
+            messages.append(f"{planned.name} is planned anew: the dataset or the request changed")
+            configurations.append(planned)
+    names = {c.name for c in configurations}
+    others = [c for c in known.configurations if c.name not in names]
+    if fits:
+        configurations = _in_order(known, [*configurations, *others])
+    elif others:
+        messages.append(f"{', '.join(c.name for c in others)} went: planned for other labels, channels or axes")
+    return MergedPlan(plan=replace(fresh, configurations=tuple(configurations)), messages=tuple(messages))
+
+
+def _common(plan: Plan) -> tuple[object, ...]:
+    """What all configurations of a plan share."""
+    return plan.channels, plan.labels, plan.file_ending, plan.orientation, plan.transpose
+
+
+def _in_order(known: Plan, configurations: list[Configuration]) -> list[Configuration]:
+    position = {name: i for i, name in enumerate(known.configuration_names)}
+    return sorted(configurations, key=lambda c: position.get(c.name, len(position)))

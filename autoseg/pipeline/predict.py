@@ -1,0 +1,260 @@
+"""Choose the best combination of what is trained, and predict images with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from autoseg import __version__
+from autoseg.codec import digest, read_json, write_json
+from autoseg.dataset import Case, find_cases
+from autoseg.device import choose_device
+from autoseg.errors import ArtifactError, AutosegError, CasesFailedError, MissingArtifactError, SettingsError
+from autoseg.image import read_image, write_segmentation
+from autoseg.inference.ensemble import Ensemble, Member, combine
+from autoseg.inference.export import PROBABILITIES_ENDING, Prediction, decide_labels
+from autoseg.inference.model import load_model
+from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
+from autoseg.pipeline.choose import current_ensemble
+from autoseg.plan import Plan
+from autoseg.postprocessing.components import PostprocessingStep, apply_postprocessing
+from autoseg.progress import LoggingProgress, Progress
+from autoseg.splits import fold_dir_name, parse_fold
+from autoseg.workspace import Workspace
+
+_RECORD = "prediction.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionReport:
+    """What a prediction run came to, also written to prediction.json.
+
+    Args:
+        version: autoseg's version.
+        output: Folder of the segmentations.
+        members: Configurations, folds and checkpoints that predict.
+        postprocessing: What happens to the segmentations.
+        selection: How members and operations were chosen.
+        plan_digest: Digest of the plan.
+        models_digest: Digest of the checkpoint files' sizes and times.
+        options: How windows are placed and summed.
+        predicted: Cases predicted now.
+        kept: Cases that an equal run had predicted already.
+        failures: Case id -> why it could not be predicted.
+        seconds: Wall time.
+    """
+
+    schema_version: int = 1
+    version: str = __version__
+    output: str
+    members: tuple[Member, ...]
+    postprocessing: tuple[PostprocessingStep, ...]
+    selection: str
+    plan_digest: str
+    models_digest: str
+    options: InferenceOptions
+    predicted: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    failures: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def made_with(self) -> tuple[object, ...]:
+        """Everything that decides what a segmentation looks like."""
+        options = replace(self.options, device="cpu", batch_size=None)
+        return self.version, self.members, self.postprocessing, self.plan_digest, self.models_digest, options
+
+    def summary(self) -> str:
+        """One line for people."""
+        kept = f", {len(self.kept)} were there already" if self.kept else ""
+        members = " + ".join(member.describe() for member in self.members)
+        return f"predicted {len(self.predicted)} case(s) with {members} in {self.seconds:.0f} s{kept}; {self.output}"
+
+    def raise_for_failures(self) -> None:
+        """Raise when some cases failed.
+
+        Raises:
+            CasesFailedError: Names each of them and its reason.
+        """
+        if self.failures:
+            raise CasesFailedError(self.failures)
+
+
+def ensemble_predict(
+    workspace: Workspace,
+    images: Path | None = None,
+    output: Path | None = None,
+    *,
+    members: Sequence[str] | None = None,
+    options: InferenceOptions = InferenceOptions(),
+    checkpoint: Literal["best", "final"] = "final",
+    require_complete: bool = False,
+    save_probabilities: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> PredictionReport:
+    """Predict a folder of images with the best combination of the trained models.
+
+    Args:
+        workspace: Holds plan and results.
+        images: Folder of images; None takes the dataset's imagesTs.
+        output: Folder to write to; None takes the workspace's predictions.
+        members: "configuration" or "configuration:fold,fold" each, instead of the selection.
+        options: Window step, mirroring, types.
+        checkpoint: Which weights predict.
+        require_complete: Refuse when no configuration has all its folds.
+        save_probabilities: Also write probabilities.
+        overwrite: Predict again what is there, and replace files that autoseg did not write.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        progress: Told what happens; None logs.
+
+    Raises:
+        AutosegError: When there is nothing to predict with, or nothing to predict. A case that fails does not stop
+            the others: see :meth:`PredictionReport.raise_for_failures`.
+    """
+    started = time.perf_counter()
+    progress = progress or LoggingProgress()
+    plan = workspace.load_plan()
+    cases = _find_input(workspace, plan, images)
+    output = workspace.predictions_dir if output is None else output
+    if members:
+        ensemble = _given_ensemble(workspace, plan, members)
+    else:
+        ensemble = current_ensemble(workspace, require_complete=require_complete, progress=progress)
+    ensemble = replace(ensemble, members=tuple(replace(m, checkpoint=checkpoint) for m in ensemble.members))
+    options = replace(options, device=choose_device(device))
+    report = PredictionReport(
+        output=str(output),
+        members=ensemble.members,
+        postprocessing=ensemble.postprocessing,
+        selection=ensemble.selection,
+        plan_digest=digest(plan),
+        models_digest=_models_digest(workspace, ensemble.members),
+        options=options,
+    )
+    kept = set() if overwrite else _finished(output, cases, plan, report, probabilities=save_probabilities)
+    predictors = [_load_member(workspace, plan, member, options) for member in ensemble.members]
+    # Written first: an interrupted run then knows that the files beside it are its own.
+    write_json(report, output / _RECORD)
+    predicted, failures = [], dict[str, str]()
+    todo = [case for case in cases if case.id not in kept]
+    for case in progress.track(todo, total=len(todo), description="predicting"):
+        try:
+            _predict_case(case, plan, ensemble, predictors, output, save_probabilities=save_probabilities)
+            predicted.append(case.id)
+        except AutosegError as error:
+            failures[case.id] = str(error)
+    report = replace(
+        report,
+        predicted=tuple(predicted),
+        kept=tuple(sorted(kept)),
+        failures=failures,
+        seconds=time.perf_counter() - started,
+    )
+    write_json(report, output / _RECORD)
+    return report
+
+
+def _predict_case(
+    case: Case,
+    plan: Plan,
+    ensemble: Ensemble,
+    predictors: Sequence[ConfigurationPredictor],
+    output: Path,
+    *,
+    save_probabilities: bool,
+) -> None:
+    image = read_image(case.images)
+    predictions = [
+        Prediction.from_array(case.id, image.geometry, predictor.predict(image, case_id=case.id))
+        for predictor in predictors
+    ]
+    combined = combine(predictions, [member.weight for member in ensemble.members])
+    probabilities_path = output / f"{case.id}{PROBABILITIES_ENDING}" if save_probabilities else None
+    decided = decide_labels(combined, plan.labels, probabilities_path=probabilities_path)
+    segmentation = apply_postprocessing(ensemble.postprocessing, decided)
+    write_segmentation(output / f"{case.id}{plan.file_ending}", segmentation)
+
+
+def _find_input(workspace: Workspace, plan: Plan, images: Path | None) -> tuple[Case, ...]:
+    folder = workspace.dataset_root / "imagesTs" if images is None else images
+    if images is None and not folder.is_dir():
+        raise MissingArtifactError("the dataset has no imagesTs; name a folder of images: autoseg ensemble-predict -i")
+    return find_cases(folder, plan.file_ending, num_channels=len(plan.channels))
+
+
+def _given_ensemble(workspace: Workspace, plan: Plan, members: Sequence[str]) -> Ensemble:
+    """The members that the user names, all trained folds where no folds are given."""
+    found = []
+    for text in members:
+        name, _, listed = text.partition(":")
+        plan.configuration(name)
+        trained = workspace.trained_folds(name)
+        if listed:
+            folds = tuple(parse_fold(word, num_folds=1000) for word in listed.split(","))
+        else:
+            folds = tuple(f for f in trained if f != "all") or trained
+        if not trained or any(fold not in trained for fold in folds):
+            raise MissingArtifactError(
+                f"{text} is not trained; finished folds of {name}: {', '.join(map(fold_dir_name, trained)) or 'none'}. "
+                f"Train: autoseg train {name} {fold_dir_name(folds[0]) if folds else 'fold0'}"
+            )
+        found.append(Member(configuration=name, folds=folds))
+    if len({m.configuration for m in found}) != len(found):
+        raise SettingsError("--members names a configuration twice; list its folds behind one colon")
+    return Ensemble(members=tuple(found), selection="given", reasons=("named by the user",))
+
+
+def _load_member(workspace: Workspace, plan: Plan, member: Member, options: InferenceOptions) -> ConfigurationPredictor:
+    models = []
+    for fold in member.folds:
+        run = workspace.run(member.configuration, fold)
+        model = load_model(run.final if member.checkpoint == "final" else run.best, options.device)
+        if model.record.labels != plan.labels or model.record.num_channels != len(plan.channels):
+            raise ArtifactError(
+                f"{run.root} was trained with other labels or channels than {workspace.plan_path} declares; "
+                "train it again, or put the plan back that it was trained with"
+            )
+        models.append(model)
+    return ConfigurationPredictor(plan, models, options)
+
+
+def _models_digest(workspace: Workspace, members: Sequence[Member]) -> str:
+    """Changes when a checkpoint does, without reading gigabytes."""
+    files = []
+    for member in members:
+        for fold in member.folds:
+            run = workspace.run(member.configuration, fold)
+            path = run.final if member.checkpoint == "final" else run.best
+            state = path.stat() if path.is_file() else None
+            files.append([member.configuration, fold, state and state.st_size, state and state.st_mtime_ns])
+    return digest(files)
+
+
+def _finished(
+    output: Path, cases: Sequence[Case], plan: Plan, report: PredictionReport, *, probabilities: bool
+) -> set[str]:
+    """Cases that an earlier run with the same models and options has written.
+
+    Raises:
+        SettingsError: When files are in the way that no prediction wrote.
+    """
+    there = {case.id for case in cases if (output / f"{case.id}{plan.file_ending}").is_file()}
+    if not there:
+        return set()
+    try:
+        earlier = read_json(PredictionReport, output / _RECORD)
+    except (ArtifactError, MissingArtifactError):
+        first = sorted(there)[0]
+        raise SettingsError(
+            f"{output / f'{first}{plan.file_ending}'} exists and no prediction.json says that autoseg wrote it; "
+            "give another folder with -o, or --overwrite"
+        ) from None
+    if earlier.made_with() != report.made_with():
+        return set()
+    if probabilities:
+        there = {case for case in there if (output / f"{case}{PROBABILITIES_ENDING}").is_file()}
+    return there

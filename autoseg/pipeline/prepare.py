@@ -1,0 +1,197 @@
+"""From a raw dataset to a plan, folds and preprocessed cases; a second run does what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from autoseg.check import CheckReport, check_dataset
+from autoseg.codec import digest, read_json, write_json
+from autoseg.dataset import Case, Dataset, load_dataset
+from autoseg.errors import DatasetError, SettingsError
+from autoseg.fingerprint import Fingerprint
+from autoseg.hardware import planning_memory
+from autoseg.measurement import MeasureJob, measure_file, merge
+from autoseg.parallel import default_workers, map_cases
+from autoseg.pipeline.plans import merge_plans, stamp
+from autoseg.plan import Configuration, Plan
+from autoseg.planning import PLANNERS, Planner, PlannerBudget
+from autoseg.preprocessing.job import PreprocessJob, preprocess_file
+from autoseg.preprocessing.store import is_complete
+from autoseg.progress import LoggingProgress, Progress
+from autoseg.splits import Fold, make_splits, read_splits, write_splits
+from autoseg.workspace import Workspace
+
+_DRAWS = 10**8  # intensities drawn over all cases, as nnU-Net draws them
+
+
+def plan_and_preprocess(
+    dataset: Path | str,
+    *,
+    workspace: Path | str | None = None,
+    planner: str = "unet",
+    gpu_memory_gb: float | None = None,
+    spacing: tuple[float, ...] | None = None,
+    configurations: Sequence[str] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Workspace:
+    """Check, measure, plan, split and preprocess a dataset; what is complete and unchanged is kept.
+
+    Args:
+        dataset: Folder in nnU-Net's raw format.
+        workspace: Folder for everything derived; None takes ``dataset``/autoseg.
+        planner: Name in the planner registry.
+        gpu_memory_gb: Memory to size networks for; None looks at the machine.
+        spacing: Full-resolution target spacing in mm, axes as stored.
+        configurations: Names to preprocess; None takes all.
+        workers: Worker processes; None takes one per processor, 0 works in this process.
+        progress: Told what happens; None logs.
+
+    Raises:
+        DatasetError: When the dataset has problems; nothing is planned.
+        PlanError: When no plan fits.
+    """
+    progress = progress or LoggingProgress()
+    root = Path(dataset)
+    workers = default_workers() if workers is None else workers
+    loaded = load_dataset(root)
+    chosen = PLANNERS.get(planner, allow_reference=True)()  # before any work: a typo should not cost minutes
+    space = Workspace.create(root / "autoseg" if workspace is None else Path(workspace), root)
+    progress.message(f"{loaded.name}: {len(loaded.training)} training cases, {', '.join(loaded.channels)}")
+    report = _check(loaded, space, progress)
+    fingerprint = _fingerprint(loaded, space, report.majority_orientation, workers, progress)
+    memory = planning_memory(gpu_memory_gb)
+    budget = PlannerBudget(gpu_memory_gb=memory.gigabytes, gpu_memory_source=memory.source, spacing=spacing)
+    plan = _plan(loaded, space, fingerprint, chosen, budget, progress)
+    folds = _splits(loaded, space)
+    progress.message(f"{len(folds)} folds: {space.splits_path}")
+    wanted = [plan.configuration(name) for name in configurations] if configurations else plan.configurations
+    _preprocess(loaded, space, plan, wanted, workers, progress)
+    return space
+
+
+def case_digest(case: Case) -> str:
+    """Changes when a file of a case does: its name, size or time."""
+    files = [*case.images, *([case.label] if case.label else [])]
+    states = [(str(path), path.stat()) for path in files]
+    return digest([[path, state.st_size, state.st_mtime_ns] for path, state in states])
+
+
+def _check(dataset: Dataset, space: Workspace, progress: Progress) -> CheckReport:
+    report = check_dataset(dataset)
+    write_json(report, space.check_path)
+    for problem in report.warnings:
+        progress.message(f"warning: {problem}")
+    if report.errors:
+        listing = "; ".join(str(problem) for problem in report.errors[:3])
+        more = f"; and {len(report.errors) - 3} more" if len(report.errors) > 3 else ""
+        raise DatasetError(f"{listing}{more}. All problems: {space.check_path}")
+    return report
+
+
+def _fingerprint(dataset: Dataset, space: Workspace, orientation: str, workers: int, progress: Progress) -> Fingerprint:
+    """Measure every case, unless the fingerprint of exactly these files is there."""
+    source = digest([case_digest(case) for case in dataset.training])
+    if space.fingerprint_path.is_file():
+        known = read_json(Fingerprint, space.fingerprint_path)
+        if known.source == source:
+            progress.message(f"fingerprint: unchanged, {space.fingerprint_path}")
+            return known
+    draws = max(1, _DRAWS // len(dataset.training))
+    jobs = [
+        MeasureJob(case=case, labels=dataset.labels, num_samples=draws, orientation=orientation)
+        for case in dataset.training
+    ]
+    measured = map_cases(measure_file, jobs, workers=workers, label=lambda job: job.case.id)
+    measurements = list(progress.track(measured, total=len(jobs), description="measuring"))
+    for measurement in measurements:
+        for warning in measurement.warnings:
+            progress.message(f"warning: {warning}")
+    fingerprint = replace(merge(measurements, orientation=orientation), source=source)
+    write_json(fingerprint, space.fingerprint_path)
+    return fingerprint
+
+
+def _plan(
+    dataset: Dataset,
+    space: Workspace,
+    fingerprint: Fingerprint,
+    planner: Planner,
+    budget: PlannerBudget,
+    progress: Progress,
+) -> Plan:
+    """Plan, and bring the result into the plan that may be there."""
+    plan = stamp(planner.plan(dataset, fingerprint, budget), fingerprint, budget)
+    if space.plan_path.is_file():
+        known = space.load_plan()
+        trained = [name for name in known.configuration_names if space.run_record_path(name).is_file()]
+        merged = merge_plans(known, plan, trained=trained)
+        plan = merged.plan
+        for message in merged.messages:
+            progress.message(message)
+    write_json(plan, space.plan_path)
+    progress.message(f"planned for {plan.gpu_memory_gb:g} GB ({plan.gpu_memory_source}): {space.plan_path}")
+    return plan
+
+
+def _splits(dataset: Dataset, space: Workspace) -> tuple[Fold, ...]:
+    """The dataset's own folds, else seeded ones; folds that models were trained on are never changed."""
+    ids = [case.id for case in dataset.training]
+    given = dataset.root / "splits_final.json"
+    folds = read_splits(given, ids) if given.is_file() else make_splits(ids)
+    if space.splits_path.is_file():
+        if read_splits(space.splits_path) == folds:
+            return folds
+        if any(space.root.glob("results/*/fold*/checkpoint_*.pt")):
+            raise SettingsError(
+                f"the folds of {given if given.is_file() else dataset.root} differ from {space.splits_path}, on which "
+                "models were trained. Use another workspace (-w), or remove the results"
+            )
+    write_splits(folds, space.splits_path)
+    return folds
+
+
+def _preprocess(
+    dataset: Dataset,
+    space: Workspace,
+    plan: Plan,
+    configurations: Sequence[Configuration],
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Preprocess the cases of every data folder that are missing or made from something else."""
+    by_folder = {c.data: c for c in reversed(configurations)}
+    for data, configuration in reversed(by_folder.items()):
+        folder = space.preprocessed_dir(data)
+        made_from = preprocessing_digest(plan, configuration)
+        jobs = []
+        for case in dataset.training:
+            digest_of_case = digest([made_from, case_digest(case)])
+            if not is_complete(folder, case.id, digest_of_case):
+                jobs.append(
+                    PreprocessJob(
+                        case=case, plan=plan, configuration=configuration, folder=folder, digest=digest_of_case
+                    )
+                )
+        if not jobs:
+            progress.message(f"{data}: all {len(dataset.training)} cases are preprocessed")
+            continue
+        done = map_cases(preprocess_file, jobs, workers=workers, label=lambda job: job.case.id)
+        for _ in progress.track(done, total=len(jobs), description=f"preprocessing {data}"):
+            pass
+
+
+def preprocessing_digest(plan: Plan, configuration: Configuration) -> str:
+    """Changes when preprocessed arrays would: not with the network, nor with the batch."""
+    return digest(
+        [
+            plan.transpose,
+            plan.orientation,
+            plan.labels,
+            configuration.spacing,
+            configuration.normalization,
+            configuration.resampling,
+        ]
+    )

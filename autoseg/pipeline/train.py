@@ -1,0 +1,240 @@
+"""Train folds, predict their held-out cases at full size and score them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autoseg.codec import write_json
+from autoseg.dataset import load_dataset
+from autoseg.device import choose_device, loader_workers
+from autoseg.errors import MissingArtifactError, PlanError, SettingsError
+from autoseg.pipeline.held_out import predict_held_out
+from autoseg.plan import Configuration, Plan
+from autoseg.preprocessing.store import CaseStore
+from autoseg.progress import LoggingProgress, Progress
+from autoseg.splits import Fold, FoldName, fold_dir_name, parse_fold, read_splits
+from autoseg.training import TRAINERS, RunRecord, TrainingConfig, TrainingJob
+from autoseg.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingReport:
+    """What training a fold came to.
+
+    Args:
+        configuration: Its name.
+        fold: "fold0", ..., "fold_all".
+        iterations: Optimizer steps in all.
+        seconds: Wall time of training with its validation passes.
+        dice: Target name -> mean Dice over the held-out cases; empty for the fold of all cases.
+        mean_dice: Mean over targets; None without held-out cases.
+        results: Folder with checkpoints, log and validation.
+        record: What was trained.
+    """
+
+    configuration: str
+    fold: str
+    iterations: int
+    seconds: float
+    dice: dict[str, float | None]
+    mean_dice: float | None
+    results: Path
+    record: RunRecord
+
+    def summary(self) -> str:
+        """One line for people."""
+        scores = ", ".join(f"{n} {'undefined' if d is None else f'{d:.3f}'}" for n, d in self.dice.items())
+        scored = "no held-out cases" if self.mean_dice is None else f"held-out Dice {self.mean_dice:.3f} ({scores})"
+        return (
+            f"{self.configuration} {self.fold}: {self.iterations} iterations in {self.seconds:.0f} s, "
+            f"{scored}; {self.results}"
+        )
+
+
+def train(
+    workspace: Workspace,
+    configuration: str,
+    fold: str | int,
+    *,
+    config: TrainingConfig | None = None,
+    variant: str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    validate_only: bool = False,
+    progress: Progress | None = None,
+) -> TrainingReport:
+    """Train one fold, or go on with it; then predict its held-out cases.
+
+    Args:
+        workspace: Holds the plan and the preprocessed cases.
+        configuration: Name in the plan, e.g. "3d_fullres".
+        fold: "fold0", "0", 0 or "all".
+        config: Settings; None takes the defaults.
+        variant: Store as ``configuration@variant`` with results of its own.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        workers: Loader processes; None chooses.
+        validate_only: Do not train; predict and score with the final checkpoint.
+        progress: Told what happens; None logs.
+
+    Raises:
+        AutosegError: When the configuration, the fold or an artifact is missing or contradicts the settings.
+    """
+    progress = progress or LoggingProgress()
+    config = config or TrainingConfig()
+    plan = workspace.load_plan()
+    planned = _with_variant(workspace, plan, configuration, variant)
+    folds = load_folds(workspace)
+    fold_name = parse_fold(str(fold), num_folds=len(folds))
+    job = _job(workspace, planned, _cases_of(fold_name, folds), fold_name, config, choose_device(device), workers)
+    if validate_only and not job.run.final.is_file():
+        raise MissingArtifactError(
+            f"{planned.name} {fold_dir_name(fold_name)} has no final checkpoint to validate. "
+            f"Train it first: autoseg train {planned.name} {fold_dir_name(fold_name)}"
+        )
+    trainer = TRAINERS.get(config.trainer, allow_reference=True)()
+    fitted = trainer.fit(job, progress)
+    scores: dict[str, float | None] = {}
+    mean: float | None = None
+    if fold_name != "all":
+        dataset = load_dataset(workspace.dataset_root)
+        evaluation = predict_held_out(job, dataset, progress, again=validate_only)
+        scores = {name: metrics.get("dice") for name, metrics in evaluation.labels.items()}
+        mean = evaluation.mean.get("dice")
+    return TrainingReport(
+        configuration=planned.name,
+        fold=fold_dir_name(fold_name),
+        iterations=fitted.iterations,
+        seconds=fitted.seconds,
+        dice=scores,
+        mean_dice=mean,
+        results=job.run.root,
+        record=fitted.record,
+    )
+
+
+def train_missing(
+    workspace: Workspace,
+    configurations: Sequence[str],
+    *,
+    config: TrainingConfig | None = None,
+    variant: str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[TrainingReport]:
+    """Train every fold that has no scores yet, in an order in which nothing waits for something later.
+
+    A time budget is that of the whole command: each fold of each configuration gets an equal share, whether it is
+    still missing or not, so that repeating an interrupted command gives the missing folds the same share.
+
+    Args:
+        workspace: Holds the plan and the preprocessed cases.
+        configurations: Names in the plan; "all" alone stands for every one.
+        config: Settings of every fold.
+        variant: Store as ``configuration@variant``.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        workers: Loader processes; None chooses.
+        progress: Told what happens; None logs.
+
+    Yields:
+        One report per trained fold.
+    """
+    progress = progress or LoggingProgress()
+    config = config or TrainingConfig()
+    plan = workspace.load_plan()
+    names = trainable(plan) if list(configurations) == ["all"] else tuple(configurations)
+    for name in names:
+        plan.configuration(name)
+    num_folds = len(load_folds(workspace))
+    if config.time_budget is not None:
+        config = replace(config, time_budget=config.time_budget / (len(names) * num_folds))
+    for name in names:
+        stored = name if variant is None else f"{name}@{variant}"
+        for fold in range(num_folds):
+            if workspace.run(stored, fold).scores.is_file():
+                continue
+            progress.message(f"training {stored} fold{fold}")
+            yield train(
+                workspace,
+                name,
+                fold,
+                config=config,
+                variant=variant,
+                device=device,
+                workers=workers,
+                progress=progress,
+            )
+
+
+def trainable(plan: Plan) -> tuple[str, ...]:
+    """Configurations in training order: what is a previous stage of another one first."""
+    previous = {c.previous_stage for c in plan.configurations}
+    ordered = sorted(plan.configurations, key=lambda c: (c.previous_stage is not None, c.name not in previous))
+    return tuple(c.name for c in ordered if c.previous_stage is None)
+
+
+def load_folds(workspace: Workspace) -> tuple[Fold, ...]:
+    """Read splits.json.
+
+    Raises:
+        MissingArtifactError: When there is none.
+    """
+    if not workspace.splits_path.is_file():
+        raise MissingArtifactError(f"{workspace.splits_path} does not exist. Make it: autoseg plan-and-preprocess")
+    return read_splits(workspace.splits_path)
+
+
+def _cases_of(fold: FoldName, folds: Sequence[Fold]) -> Fold:
+    if fold != "all":
+        return folds[fold]
+    every = tuple(sorted({case for f in folds for case in (*f.train, *f.val)}))
+    return Fold(train=every, val=every)
+
+
+def _with_variant(workspace: Workspace, plan: Plan, name: str, variant: str | None) -> Configuration:
+    """The planned configuration; a new variant is added to plan.json, so that everything later finds it by name."""
+    planned = plan.configuration(name)
+    if planned.previous_stage is not None:
+        raise PlanError(f"{name} is a cascade; this version of autoseg plans cascades but does not train them yet")
+    if variant is None:
+        return planned
+    if not variant.replace("_", "").replace("-", "").isalnum():
+        raise SettingsError(f"--as {variant}: a name of letters, digits, - and _ is needed")
+    stored_name = f"{name}@{variant}"
+    if stored_name in plan.configuration_names:
+        return plan.configuration(stored_name)
+    added = replace(planned, name=stored_name, reasons={**planned.reasons, "name": f"variant of {name}"})
+    write_json(replace(plan, configurations=(*plan.configurations, added)), workspace.plan_path)
+    return added
+
+
+def _job(
+    workspace: Workspace,
+    configuration: Configuration,
+    fold: Fold,
+    fold_name: FoldName,
+    config: TrainingConfig,
+    device: str,
+    workers: int | None,
+) -> TrainingJob:
+    preprocessed_dir = workspace.preprocessed_dir(configuration.data)
+    stored = set(CaseStore(preprocessed_dir).case_ids())
+    if missing := sorted({*fold.train, *fold.val} - stored):
+        raise MissingArtifactError(
+            f"{len(missing)} case(s) of {configuration.name} are not preprocessed, the first is {missing[0]}. "
+            "Go on with: autoseg plan-and-preprocess"
+        )
+    return TrainingJob(
+        plan=workspace.load_plan(),
+        configuration=configuration,
+        fold=fold,
+        fold_name=fold_dir_name(fold_name),
+        preprocessed_dir=preprocessed_dir,
+        run=workspace.run(configuration.name, fold_name),
+        run_record_path=workspace.run_record_path(configuration.name),
+        config=config,
+        device=device,
+        workers=loader_workers(workers, device),
+    )
