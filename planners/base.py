@@ -1,0 +1,153 @@
+"""How a plan is put together from a preset's constants, a fingerprint and a memory budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import ClassVar
+
+from autoseg.dataset import Dataset
+from autoseg.errors import PlanError
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan import Configuration, Plan
+from autoseg.planners import reasons
+from autoseg.planners.budget import Sizer, Sizing
+from autoseg.planners.normalization import NormalizationChoice, choose_normalization
+from autoseg.planners.preset import PlannerPreset
+from autoseg.planners.resolutions import choose_resolutions
+from autoseg.planners.spacing import Grid, full_resolution_grid
+from autoseg.planners.wording import millimetres
+from autoseg.planning import PlannerBudget
+
+
+class PresetPlanner:
+    """Plans U-Nets by nnU-Net's rules with the constants of a preset; subclasses only name the preset."""
+
+    preset: ClassVar[PlannerPreset]
+
+    def plan(self, dataset: Dataset, fingerprint: Fingerprint, budget: PlannerBudget) -> Plan:
+        """Plan 2d, and for 3D data 3d_fullres and, where patches see too little of a case, 3d_lowres and a cascade.
+
+        Args:
+            dataset: Channels, labels and the number of training cases.
+            fingerprint: Spacings, shapes and intensities.
+            budget: Memory, and a spacing where the user fixed one.
+
+        Raises:
+            PlanError: When the budget is too small, or the fingerprint lacks what a channel needs.
+        """
+        memory_gb = self.preset.memory_gb if budget.gpu_memory_gb is None else budget.gpu_memory_gb
+        if not (math.isfinite(memory_gb) and memory_gb > 0):
+            raise PlanError(f"GPU memory must be a positive number of GB, got {memory_gb}")
+        grid = full_resolution_grid(fingerprint, budget.spacing)
+        normalization = choose_normalization(dataset.channels, fingerprint)
+        sizer = Sizer(preset=self.preset, memory_gb=memory_gb, num_labels=dataset.labels.declared_count)
+        resolutions = choose_resolutions(grid, sizer, num_cases=dataset.declared_count)
+        maker = _ConfigurationMaker(sizer, grid, normalization)
+        configurations = [maker.in_plane(resolutions.in_plane)]
+        if resolutions.low is not None:
+            configurations.append(maker.low_resolution(resolutions.low))
+        if resolutions.full is not None:
+            full = maker.full_resolution(resolutions.full, has_low_resolution=resolutions.low is not None)
+            configurations.append(full)
+            if resolutions.low is not None:
+                configurations.append(maker.cascade(full))
+        return Plan(
+            planner=self.preset.name,
+            dataset=dataset.name,
+            channels=dataset.channels,
+            labels=dataset.labels,
+            file_ending=dataset.file_ending,
+            gpu_memory_gb=memory_gb,
+            gpu_memory_source=budget.gpu_memory_source,
+            orientation=fingerprint.orientation,
+            transpose=grid.transpose,
+            median_spacing=grid.median_spacing,
+            median_shape=grid.median_shape,
+            configurations=tuple(configurations),
+            notes=(
+                reasons.transpose(grid),
+                resolutions.note,
+                normalization.mask_note,
+                *_warnings(dataset, fingerprint, configurations),
+            ),
+        )
+
+
+class _ConfigurationMaker:
+    """Names configurations and gives reasons; every number was decided before."""
+
+    def __init__(self, sizer: Sizer, grid: Grid, normalization: NormalizationChoice) -> None:
+        self._sizer = sizer
+        self._grid = grid
+        self._normalization = normalization
+
+    def in_plane(self, sizing: Sizing) -> Configuration:
+        dropped = "" if len(self._grid.spacing) == 2 else "; the first axis is left as it is, slice by slice"
+        return self._make("2d", sizing, spacing_reason=self._grid.spacing_reason + dropped, sums_dice=True)
+
+    def low_resolution(self, sizing: Sizing) -> Configuration:
+        reason = (
+            f"coarser than the full resolution of {millimetres(self._grid.spacing)} until a patch sees a quarter of "
+            f"the median case: {sizing.coverage:.0%}"
+        )
+        # A patch that sees a quarter of a case mostly holds every label.
+        return self._make("3d_lowres", sizing, spacing_reason=reason, sums_dice=False)
+
+    def full_resolution(self, sizing: Sizing, *, has_low_resolution: bool) -> Configuration:
+        return self._make("3d_fullres", sizing, spacing_reason=self._grid.spacing_reason, sums_dice=has_low_resolution)
+
+    def cascade(self, full: Configuration) -> Configuration:
+        """The full resolution once more, with the low resolution's segmentation as additional channels."""
+        name = self._sizer.preset.configuration_name
+        previous = name("3d_lowres")
+        reason = f"{previous}: its segmentation shows what lies around a patch"
+        return replace(
+            full,
+            name=name("3d_cascade_fullres"),
+            previous_stage=previous,
+            reasons={**full.reasons, "previous_stage": reason, "data": f"the same as {full.name}"},
+        )
+
+    def _make(self, base_name: str, sizing: Sizing, *, spacing_reason: str, sums_dice: bool) -> Configuration:
+        preset = self._sizer.preset
+        name = preset.configuration_name(base_name)
+        return Configuration(
+            name=name,
+            data=name,
+            spacing=sizing.spacing,
+            median_shape=sizing.median_shape,
+            patch_size=sizing.patch_size,
+            batch_size=sizing.batch_size,
+            batch_dice=sums_dice,
+            normalization=self._normalization.plans,
+            network=sizing.network,
+            reasons={
+                "spacing": spacing_reason,
+                "patch_size": reasons.patch_size(sizing, self._sizer.memory_gb),
+                "batch_size": reasons.batch_size(sizing, preset),
+                "batch_dice": reasons.batch_dice(sizing, sums=sums_dice),
+                "normalization": self._normalization.reason,
+                "network": reasons.network(sizing),
+                "previous_stage": reasons.ALONE,
+            },
+        )
+
+
+def _warnings(dataset: Dataset, fingerprint: Fingerprint, configurations: list[Configuration]) -> list[str]:
+    """What is unusual enough to be looked at."""
+    found = []
+    if dataset.declared_count != len(fingerprint.cases):
+        found.append(
+            f"dataset.json declares {dataset.declared_count} training cases, {len(fingerprint.cases)} were measured; "
+            "batch sizes follow the declared number."
+        )
+    if not fingerprint.intensities:
+        found.append("No training case has foreground, so there are no intensity statistics.")
+    small = [c.name for c in configurations if not c.network.deep_supervision]
+    if small:
+        found.append(
+            f"Images are so small that {', '.join(small)} has no more than two stages and no deep supervision; "
+            "nnU-Net's own plan for such data cannot be trained."
+        )
+    return found

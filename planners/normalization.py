@@ -1,0 +1,90 @@
+"""How each channel's intensities are normalized, from its name and from how much of the images is empty border."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoseg.errors import PlanError
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan import NormalizationPlan
+
+_DEFAULT_SCHEME = "zscore"
+_SCHEMES = {
+    "ct": "ct",
+    "zscore": "zscore",
+    "rescale_to_0_1": "rescale_to_0_1",
+    "rgb_to_0_1": "rgb_to_0_1",
+    "nonorm": "none",
+}
+"""nnU-Net's channel names, casefolded, and what they stand for; any other name gets the default."""
+
+_MASK_BELOW = 0.75  # of the voxels left after cropping; then so much is empty that it would spoil the mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormalizationChoice:
+    """One plan per channel, why, and whether the empty border is left out."""
+
+    plans: tuple[NormalizationPlan, ...]
+    reason: str
+    mask_note: str
+
+
+def choose_normalization(channels: Sequence[str], fingerprint: Fingerprint) -> NormalizationChoice:
+    """Choose a scheme per channel by nnU-Net's names, and keep the intensity statistics of every channel.
+
+    Statistics are kept for all schemes, so that the plan alone says everything about a channel.
+
+    Args:
+        channels: Channel names in order.
+        fingerprint: Intensities of the foreground, and how much cropping removed.
+
+    Raises:
+        PlanError: When a CT channel has no foreground statistics, or the fingerprint has other channels.
+    """
+    intensities = fingerprint.intensities
+    if intensities and len(intensities) != len(channels):
+        raise PlanError(
+            f"the fingerprint has {len(intensities)} channel(s), the dataset {len(channels)}: {', '.join(channels)}. "
+            "Measure it again: delete fingerprint.json and run autoseg plan-and-preprocess"
+        )
+    is_cropped = fingerprint.median_relative_size < _MASK_BELOW
+    plans, sentences = [], []
+    for index, channel in enumerate(channels):
+        scheme = _SCHEMES.get(channel.casefold(), _DEFAULT_SCHEME)
+        statistics = intensities[index] if intensities else None
+        if scheme == "ct" and statistics is None:
+            raise PlanError(
+                f"channel {index} ({channel!r}) is normalized with the intensities of the foreground, but no training "
+                'case has any. Label some voxels, or name the channel "zscore" in dataset.json'
+            )
+        plan = NormalizationPlan(scheme=scheme, use_mask=is_cropped and scheme == "zscore", statistics=statistics)
+        plans.append(plan)
+        sentences.append(f"channel {index}, {channel!r}: {_describe(plan, channel)}")
+    removed = f"Cropping to the nonzero voxels leaves {fingerprint.median_relative_size:.0%} of the median case"
+    use = "z-scores count" if is_cropped else "z-scores do not leave out"
+    verb = "only the nonzero voxels" if is_cropped else "what zero is left"
+    return NormalizationChoice(
+        plans=tuple(plans),
+        reason="; ".join(sentences),
+        mask_note=f"{removed} ({_MASK_BELOW:.0%} is the limit), so {use} {verb}.",
+    )
+
+
+def _describe(plan: NormalizationPlan, channel: str) -> str:
+    if plan.scheme == "ct" and plan.statistics is not None:
+        s = plan.statistics
+        return (
+            f"clipped to the foreground's [{s.percentile_00_5:.6g}, {s.percentile_99_5:.6g}], then less {s.mean:.6g}, "
+            f"by {s.std:.6g}, because CT values mean the same in every image"
+        )
+    if plan.scheme == "zscore":
+        named = "" if channel.casefold() in _SCHEMES else "no scheme has that name, so "
+        inside = " over its nonzero voxels" if plan.use_mask else ""
+        return f"{named}z-score per image{inside}"
+    return {
+        "rescale_to_0_1": "scaled to 0..1 per image",
+        "rgb_to_0_1": "divided by 255",
+        "none": "left as it is",
+    }[plan.scheme]
