@@ -21,7 +21,7 @@ from autoseg.parallel import map_cases
 
 SCHEMA_VERSION = 1
 METRICS = ("dice", "iou")
-_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl", ".png", ".tif", ".tiff", ".bmp")
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl", ".png", ".tif", ".tiff", ".bmp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,12 +153,12 @@ def evaluate_folder(
             raise DatasetError(f"{folder} is not a folder")
     ending = None
     if labels is None:
-        labels, ending = _declared_labels(reference_dir)
-    ending = ending or _commonest_ending(reference_dir)
-    references = _files_by_case(reference_dir, (ending,))
+        labels, ending = declared_labels(reference_dir)
+    ending = ending or commonest_ending(reference_dir)
+    references = files_by_case(reference_dir, (ending,))
     if not references:
         raise DatasetError(f"{reference_dir} holds no segmentation ending in {ending}")
-    found = _files_by_case(prediction_dir, (ending, *_ENDINGS))
+    found = files_by_case(prediction_dir, (ending, *IMAGE_ENDINGS))
     predictions = {case: path for case, path in found.items() if case in references}
     if labels is None:
         labels = _labels_that_occur([*references.values(), *predictions.values()])
@@ -196,6 +196,54 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows([getattr(row, column) for column in columns] for row in evaluation.cases)
+
+
+def declared_labels(reference_dir: Path) -> tuple[LabelScheme | None, str | None]:
+    """Labels and file ending of the dataset.json that belongs to a folder of references; None without one.
+
+    Args:
+        reference_dir: dataset.json lies in it or in the folder above it.
+
+    Raises:
+        DatasetError: When the file is malformed.
+    """
+    for path in (reference_dir / "dataset.json", reference_dir.resolve().parent / "dataset.json"):
+        if not path.is_file():
+            continue
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise DatasetError(f"{path} cannot be read as JSON: {error}") from None
+        if not isinstance(table, dict) or not isinstance(table.get("labels"), dict):
+            raise DatasetError(f"{path} declares no labels")
+        order = tuple(table.get("regions_class_order") or ())
+        ending = table.get("file_ending")
+        return LabelScheme.from_table(table["labels"], order, where=str(path)), ending if isinstance(
+            ending, str
+        ) else None
+    return None, None
+
+
+def files_by_case(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+    """Segmentations by file name without ending, ordered by it.
+
+    Args:
+        folder: Looked through without its sub-folders; hidden files are ignored.
+        endings: Accepted endings; the first one wins where a case has several files.
+    """
+    found: dict[str, Path] = {}
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    for ending in endings:
+        for path in files:
+            if path.name.endswith(ending):
+                found.setdefault(path.name.removesuffix(ending), path)
+    return dict(sorted(found.items()))
+
+
+def commonest_ending(folder: Path) -> str:
+    """Ending of the references where no dataset.json declares it: a stray picture among them is no reference."""
+    counts = {ending: len(files_by_case(folder, (ending,))) for ending in IMAGE_ENDINGS}
+    return max(IMAGE_ENDINGS, key=lambda ending: counts[ending])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,23 +303,6 @@ def _failed(pair: _Pair, reference: Segmentation, problem: str) -> _PairOutcome:
     return _PairOutcome(scores=rows, problems=(problem,))
 
 
-def _declared_labels(reference_dir: Path) -> tuple[LabelScheme | None, str | None]:
-    """Labels and file ending of the dataset.json that belongs to a folder of references."""
-    for path in (reference_dir / "dataset.json", reference_dir.resolve().parent / "dataset.json"):
-        if not path.is_file():
-            continue
-        try:
-            table = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DatasetError(f"{path} cannot be read as JSON: {error}") from None
-        if not isinstance(table, dict) or not isinstance(table.get("labels"), dict):
-            raise DatasetError(f"{path} declares no labels")
-        order = tuple(table.get("regions_class_order") or ())
-        ending = table.get("file_ending")
-        return LabelScheme.from_table(table["labels"], order, where=str(path)), ending
-    return None, None
-
-
 def _labels_that_occur(paths: Iterable[Path]) -> LabelScheme:
     found: set[int] = set()
     for path in paths:
@@ -283,23 +314,6 @@ def _labels_that_occur(paths: Iterable[Path]) -> LabelScheme:
     if not values:
         raise DatasetError("neither references nor predictions hold anything but background")
     return LabelScheme(targets=tuple(Target(name=str(v), values=(v,)) for v in values), declared_count=len(values) + 1)
-
-
-def _commonest_ending(folder: Path) -> str:
-    """Ending of the references where no dataset.json declares it: a stray picture among them is no reference."""
-    counts = {ending: len(_files_by_case(folder, (ending,))) for ending in _ENDINGS}
-    return max(_ENDINGS, key=lambda ending: counts[ending])
-
-
-def _files_by_case(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-    """Segmentations by file name without ending; the first ending wins where a case has several files."""
-    found: dict[str, Path] = {}
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    for ending in endings:
-        for path in files:
-            if path.name.endswith(ending):
-                found.setdefault(path.name.removesuffix(ending), path)
-    return dict(sorted(found.items()))
 
 
 def _defined(value: float) -> float | None:

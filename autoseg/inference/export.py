@@ -120,4 +120,4 @@ def _write_slabs(path: Path, shape: tuple[int, ...], slabs: Iterator[tuple[slice
     with atomic_path(path) as temporary:
         array = blosc2.empty(shape, dtype=np.float16, urlpath=str(temporary), mode="w", cparams=compression)
         for part, slab in slabs:
-            array[:, part] = slab.astype(np.float16)
+            array[:, part] = np.ascontiguousarray(slab, dtype=np.float16)

@@ -59,7 +59,9 @@ def keep_largest(segmentation: np.ndarray, values: tuple[int, ...]) -> np.ndarra
     if box is None:
         return segmentation
     inside = mask[box]
-    components = cc3d.connected_components(inside, connectivity=26 if mask.ndim == 3 else 8)
+    # As integers: for booleans cc3d takes another way, which labels background at the edge of odd shapes (4.1.1).
+    integers = np.ascontiguousarray(inside, dtype=np.uint8)
+    components = cc3d.connected_components(integers, connectivity=26 if mask.ndim == 3 else 8)
     sizes = np.bincount(components.ravel())
     sizes[0] = 0  # what lies between components
     if len(sizes) == 2:
