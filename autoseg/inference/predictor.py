@@ -145,14 +145,19 @@ def predict_logits(models: Sequence[TrainedModel], image: np.ndarray, options: I
 
     Returns:
         Logits (k, ...) on the same grid in the type of ``options.accumulation``.
+
+    Raises:
+        SettingsError: When there is no model, or float16 sums overflow.
+        ArtifactError: When a network's outputs are not finite.
     """
-    total: torch.Tensor | None = None
-    for model in models:
-        logits = _model_logits(model, image, options)
-        total = logits if total is None else total.add_(logits)
-    if total is None:
+    if not models:
         raise SettingsError("a prediction needs at least one trained model")
-    return total.div_(len(models)).numpy()
+    with torch.inference_mode():
+        total = _model_logits(models[0], image, options)
+        for model in models[1:]:
+            total += _model_logits(model, image, options)
+        total /= len(models)
+    return total.numpy()
 
 
 def outside_logits(labels: LabelScheme) -> tuple[float, ...]:
@@ -183,17 +188,16 @@ def _model_logits(model: TrainedModel, image: np.ndarray, options: InferenceOpti
     device = torch.device(options.device)
     network = _network_call(model, device, options.arithmetic(record.precision))
     tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-    with torch.inference_mode():
-        return sliding_window(
-            tensor.to(_collecting_device(device, record.labels.num_outputs, image.shape)),
-            network,
-            patch_size=record.configuration.patch_size,
-            num_outputs=record.labels.num_outputs,
-            step=options.step,
-            mirror_axes=record.mirror_axes if options.mirroring else (),
-            batch_size=options.batch_size,
-            accumulation=options.accumulation,
-        ).cpu()
+    return sliding_window(
+        tensor.to(_collecting_device(device, record.labels.num_outputs, image.shape)),
+        network,
+        patch_size=record.configuration.patch_size,
+        num_outputs=record.labels.num_outputs,
+        step=options.step,
+        mirror_axes=record.mirror_axes if options.mirroring else (),
+        batch_size=options.batch_size,
+        accumulation=options.accumulation,
+    ).cpu()
 
 
 def _network_call(model: TrainedModel, device: torch.device, precision: Arithmetic) -> Network:
