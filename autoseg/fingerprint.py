@@ -48,6 +48,7 @@ class Fingerprint:
         intensities: One entry per channel; empty when no case has foreground.
         median_relative_size: Median over cases of cropped voxels / stored voxels.
         orientation: Orientation that most cases share.
+        source: Digest of the files that were measured; empty where nobody asked for one.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -55,3 +56,4 @@ class Fingerprint:
     intensities: tuple[IntensityStatistics, ...]
     median_relative_size: float
     orientation: str
+    source: str = ""

@@ -155,6 +155,20 @@ class BoundingBox:
         """Box that holds every voxel of ``shape``."""
         return cls(start=(0,) * len(shape), stop=tuple(int(n) for n in shape))
 
+    @classmethod
+    def around(cls, mask: np.ndarray) -> BoundingBox:
+        """Smallest box that holds every true voxel of a boolean mask; the whole extent when there is none."""
+        start, stop = [], []
+        view = mask
+        for axis in range(mask.ndim):
+            occupied = np.flatnonzero(view.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+            if not occupied.size:
+                return cls.whole(mask.shape)
+            start.append(int(occupied[0]))
+            stop.append(int(occupied[-1]) + 1)
+            view = view[(slice(None),) * axis + (slice(start[-1], stop[-1]),)]  # later axes have less to look at
+        return cls(start=tuple(start), stop=tuple(stop))
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Voxels per axis inside the box."""

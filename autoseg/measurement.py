@@ -1,0 +1,275 @@
+"""Measuring a dataset: each case once, by itself, then all of them merged into the fingerprint.
+
+Intensities are drawn from each case's foreground as nnU-Net draws them, so that statistics agree. A draw is kept as
+values and how often each was hit; the lists that nnU-Net joins (100 million numbers per channel) never exist.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoseg.dataset import Case
+from autoseg.errors import DatasetError
+from autoseg.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics
+from autoseg.geometry import BoundingBox, Reorientation
+from autoseg.image import Image, Segmentation, read_image, read_segmentation
+from autoseg.labels import LabelScheme
+
+_DRAWS_PER_DATASET = 10**8
+_SEED = 1234  # nnU-Net's, once per case
+_DRAWS_AT_ONCE = 2**18
+_WIDEST_TABLE = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class IntensitySample:
+    """Intensities drawn with replacement from the foreground of one channel of one case.
+
+    Args:
+        values: Distinct intensities, ascending, float32.
+        counts: How often each was drawn, uint32.
+    """
+
+    values: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CaseMeasurement:
+    """What one case contributes to the fingerprint.
+
+    Args:
+        case: Its grid.
+        samples: One entry per channel; without values where the case has no foreground.
+        relative_size: Voxels after cropping / voxels stored.
+        warnings: What looks odd and does not keep anybody from going on, one sentence each.
+    """
+
+    case: CaseFingerprint
+    samples: tuple[IntensitySample, ...]
+    relative_size: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureJob:
+    """One case to measure.
+
+    Args:
+        case: Its files.
+        labels: What its label may hold.
+        num_samples: Intensities to draw per channel; see :func:`samples_per_case`.
+        orientation: Orientation to turn the case to; None takes axes as stored.
+        num_channels: Channels that the dataset declares; None accepts any number.
+    """
+
+    case: Case
+    labels: LabelScheme
+    num_samples: int
+    orientation: str | None
+    num_channels: int | None = None
+
+
+def samples_per_case(num_cases: int) -> int:
+    """Intensities to draw from each case, so that all cases together give nnU-Net's 100 million."""
+    return max(1, _DRAWS_PER_DATASET // num_cases)
+
+
+def measure_file(job: MeasureJob) -> CaseMeasurement:
+    """Read a case, check its voxels and measure it.
+
+    Raises:
+        DatasetError: When image and label cannot belong together or hold values that they must not; names the file.
+    """
+    if job.case.label is None:
+        raise DatasetError(f"case {job.case.id} has no label; only labelled cases are measured")
+    image, segmentation = read_image(job.case.images), read_segmentation(job.case.label)
+    warnings = check_voxels(job.case, image, segmentation, job.labels, num_channels=job.num_channels)
+    measured = measure_case(job.case.id, image, segmentation, num_samples=job.num_samples, orientation=job.orientation)
+    return CaseMeasurement(
+        case=measured.case, samples=measured.samples, relative_size=measured.relative_size, warnings=warnings
+    )
+
+
+def check_voxels(
+    case: Case, image: Image, segmentation: Segmentation, labels: LabelScheme, *, num_channels: int | None = None
+) -> tuple[str, ...]:
+    """Refuse what would spoil everything that follows.
+
+    Args:
+        case: Its files, for messages.
+        image: As read.
+        segmentation: As read.
+        labels: What the segmentation may hold.
+        num_channels: Channels that the dataset declares; None accepts any number.
+
+    Returns:
+        Differences between the grids of image and label that do no harm, one sentence each.
+
+    Raises:
+        DatasetError: For a wrong number of channels, NaN or infinite intensities, undeclared label values, and
+            label grids of another shape or spacing.
+    """
+    files = ", ".join(str(path) for path in case.images)
+    if num_channels is not None and len(image.array) != num_channels:
+        raise DatasetError(f"{files}: {len(image.array)} channel(s) found, dataset.json declares {num_channels}")
+    differences = image.geometry.differences(segmentation.geometry)
+    if grave := [text for text in differences if text.startswith(("shape", "spacing"))]:
+        raise DatasetError(f"{case.label} does not lie on the grid of {case.images[0]}: {'; '.join(grave)}")
+    for index, channel in enumerate(image.array):
+        if not np.isfinite(channel).all():
+            number = int(np.count_nonzero(~np.isfinite(channel)))
+            path = case.images[index] if len(case.images) == len(image.array) else files
+            raise DatasetError(f"{path} holds {number} voxel(s) that are NaN or infinite")
+    declared = set(labels.values) | ({labels.ignore_value} if labels.ignore_value is not None else set())
+    if undeclared := sorted(set(distinct_values(segmentation.array)) - declared):
+        raise DatasetError(
+            f"{case.label} holds the label value(s) {', '.join(map(str, undeclared))}; dataset.json declares "
+            f"{', '.join(map(str, sorted(declared)))}"
+        )
+    return tuple(f"{case.label} and {case.images[0]}: {text}" for text in differences)
+
+
+def measure_case(
+    case_id: str, image: Image, segmentation: Segmentation, *, num_samples: int, orientation: str | None
+) -> CaseMeasurement:
+    """Measure grid and foreground intensities of a case.
+
+    Args:
+        case_id: Its id.
+        image: As read; not modified.
+        segmentation: Labels on the same grid.
+        num_samples: Intensities to draw per channel.
+        orientation: Orientation to turn the case to; None takes axes as stored.
+    """
+    stored = image.geometry.orientation
+    turn = Reorientation.between(stored, orientation or stored)
+    channels, labels = turn.apply(image.array), turn.apply(segmentation.array)
+    grid = turn.apply_to_geometry(image.geometry)
+    # Holes in the nonzero mask change neither its box nor the foreground, so they are not looked for.
+    box = BoundingBox.around((channels != 0).any(axis=0))
+    foreground = labels[box.slices] > 0
+    generator = np.random.RandomState(_SEED)
+    return CaseMeasurement(
+        case=CaseFingerprint(
+            id=case_id, spacing=grid.spacing, shape=grid.shape, cropped_shape=box.shape, orientation=stored
+        ),
+        samples=tuple(_draw(generator, channel[box.slices][foreground], num_samples) for channel in channels),
+        relative_size=math.prod(box.shape) / math.prod(grid.shape),
+    )
+
+
+def merge(measurements: Sequence[CaseMeasurement], *, orientation: str | None = None) -> Fingerprint:
+    """Unite the measurements of all training cases.
+
+    Args:
+        measurements: At least one; their order becomes the order of the cases.
+        orientation: What the cases were turned to; None takes that of most cases.
+
+    Raises:
+        DatasetError: When the cases differ in their number of channels.
+    """
+    numbers = {len(m.samples): m.case.id for m in measurements}
+    if len(numbers) > 1:
+        listing = ", ".join(f"{case} has {number}" for number, case in numbers.items())
+        raise DatasetError(f"cases differ in their number of channels: {listing}")
+    codes = [m.case.orientation for m in measurements]
+    channels = zip(*(m.samples for m in measurements), strict=True)
+    return Fingerprint(
+        cases=tuple(m.case for m in measurements),
+        intensities=tuple(s for s in map(_statistics, channels) if s is not None),
+        median_relative_size=float(np.median([m.relative_size for m in measurements])),
+        orientation=orientation or max(codes, key=codes.count),
+    )
+
+
+def distinct_values(labels: np.ndarray) -> list[int]:
+    """Every value that occurs in an integer array, ascending; far faster than sorting it."""
+    low, high = int(labels.min()), int(labels.max())
+    if high - low >= _WIDEST_TABLE:
+        return [int(value) for value in np.unique(labels)]
+    counts = np.zeros(high - low + 1, dtype=np.int64)
+    for part in labels:  # plane by plane: counting takes eight bytes per voxel
+        counts += np.bincount(part.reshape(-1).astype(np.int64) - low, minlength=len(counts))
+    return [int(index) + low for index in np.flatnonzero(counts)]
+
+
+def _draw(generator: np.random.RandomState, foreground: np.ndarray, num_samples: int) -> IntensitySample:
+    """Draw with replacement as ``generator.choice(foreground, num_samples)`` would, and count what was drawn."""
+    if not foreground.size:
+        return IntensitySample(values=np.empty(0, np.float32), counts=np.empty(0, np.uint32))
+    hits = np.zeros(foreground.size, dtype=np.int64)
+    left, step = num_samples, max(_DRAWS_AT_ONCE, foreground.size)
+    while left > 0:
+        drawn = generator.randint(0, foreground.size, min(step, left))
+        hits += np.bincount(drawn, minlength=foreground.size)
+        left -= len(drawn)
+    drawn_voxels = np.flatnonzero(hits)
+    values, group = np.unique(foreground[drawn_voxels], return_inverse=True)
+    counts = np.bincount(group, weights=hits[drawn_voxels], minlength=len(values))
+    return IntensitySample(values=values.astype(np.float32, copy=False), counts=counts.astype(np.uint32))
+
+
+def _statistics(samples: Sequence[IntensitySample]) -> IntensityStatistics | None:
+    """Statistics of one channel over all cases; None where no case has foreground."""
+    drawn = [sample for sample in samples if sample.counts.size]
+    if not drawn:
+        return None
+    total = sum(int(sample.counts.sum()) for sample in drawn)
+    # Products of float32 values and counts, summed in double precision; the second pass avoids cancellation.
+    mean = sum(float(sample.values.astype(np.float64) @ sample.counts) for sample in drawn) / total
+    squares = sum(float(np.square(sample.values.astype(np.float64) - mean) @ sample.counts) for sample in drawn)
+    low, median, high = _percentiles(drawn, (0.5, 50.0, 99.5))
+    return IntensityStatistics(
+        mean=mean,
+        median=median,
+        std=math.sqrt(squares / total),
+        min=min(float(sample.values[0]) for sample in drawn),
+        max=max(float(sample.values[-1]) for sample in drawn),
+        percentile_00_5=low,
+        percentile_99_5=high,
+    )
+
+
+def _percentiles(samples: Sequence[IntensitySample], percents: Sequence[float]) -> list[float]:
+    """Linearly interpolated percentiles of the union of all draws, as ``np.percentile`` defines them."""
+    total = sum(int(sample.counts.sum()) for sample in samples)
+    positions = np.asarray(percents) / 100 * (total - 1)
+    ranks = sorted({int(r) for p in positions for r in (math.floor(p), math.ceil(p))})
+    value_at = dict(zip(ranks, _order_statistics(samples, np.asarray(ranks)), strict=True))
+    below = [value_at[math.floor(p)] for p in positions]
+    above = [value_at[math.ceil(p)] for p in positions]
+    return [a + (b - a) * (p - math.floor(p)) for a, b, p in zip(below, above, positions, strict=True)]
+
+
+def _order_statistics(samples: Sequence[IntensitySample], ranks: np.ndarray) -> list[float]:
+    """Values at the given places (from 0) of all draws put in order, without putting them in order.
+
+    A coarse histogram tells in which of 65 536 intervals each place lies; only the values in those are sorted.
+    """
+    coarse = [_coarse_interval(sample.values) for sample in samples]
+    histogram = np.zeros(2**16, dtype=np.int64)
+    for intervals, sample in zip(coarse, samples, strict=True):
+        np.add.at(histogram, intervals, sample.counts)
+    ends = np.cumsum(histogram)
+    hit = np.searchsorted(ends, ranks, side="right")
+    is_hit = np.zeros(2**16, dtype=bool)
+    is_hit[hit] = True
+    values = np.concatenate([sample.values[is_hit[i]] for i, sample in zip(coarse, samples, strict=True)])
+    counts = np.concatenate([sample.counts[is_hit[i]] for i, sample in zip(coarse, samples, strict=True)])
+    order = np.argsort(values, kind="stable")
+    values, last = values[order], np.cumsum(counts[order])
+    # Places within the sorted part: less the draws that lie in intervals below and were left out.
+    skipped = np.cumsum(np.where(is_hit, 0, histogram))[hit]
+    return [float(v) for v in values[np.searchsorted(last, ranks - skipped, side="right")]]
+
+
+def _coarse_interval(values: np.ndarray) -> np.ndarray:
+    """Upper 16 bits of float32 values, arranged so that they ascend with the values."""
+    bits = values.view(np.uint32)
+    ascending = np.where(bits >> 31 == 1, ~bits, bits | np.uint32(2**31))
+    return ascending >> np.uint32(16)

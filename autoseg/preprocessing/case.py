@@ -1,0 +1,230 @@
+"""One case from its stored grid to the grid a network works on, and network outputs the whole way back.
+
+Forth: turn to the plan's orientation, transpose, crop, normalize, resample. Normalization comes before resampling,
+so that its statistics are those of the voxels that were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoseg.errors import DatasetError
+from autoseg.geometry import BoundingBox, Geometry, Reorientation
+from autoseg.image import Image, Segmentation
+from autoseg.plan import Configuration, NormalizationPlan, Plan, ResamplingPlan
+from autoseg.preprocessing.crop import OUTSIDE, crop_to_nonzero
+from autoseg.preprocessing.foreground import foreground_positions
+from autoseg.preprocessing.normalization import normalize
+from autoseg.preprocessing.resampling import resample_image, resample_segmentation, resampled_shape
+
+_LARGEST_LABEL = int(np.iinfo(np.int16).max)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseTrace:
+    """What was done to a case, so that it can be undone. Shapes, spacings and the box have transposed axes.
+
+    Args:
+        geometry: Grid of the stored image.
+        orientation_code: Orientation that was worked in, before transposing.
+        transpose: Axis i is axis ``transpose[i]`` of the turned image.
+        original_shape: Voxels before cropping.
+        box: What cropping kept.
+        cropped_shape: Voxels after cropping.
+        cropped_spacing: Millimetres per voxel before resampling.
+        resampled_shape: Voxels after resampling.
+        resampled_spacing: Millimetres per voxel asked for.
+    """
+
+    geometry: Geometry
+    orientation_code: str
+    transpose: tuple[int, ...]
+    original_shape: tuple[int, ...]
+    box: BoundingBox
+    cropped_shape: tuple[int, ...]
+    cropped_spacing: tuple[float, ...]
+    resampled_shape: tuple[int, ...]
+    resampled_spacing: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreprocessedCase:
+    """A case as a network sees it.
+
+    Args:
+        id: Case id.
+        image: (c, z, y, x) or (c, y, x), float32.
+        segmentation: (z, y, x) or (y, x), int16, -1 where there is neither intensity nor label; None at prediction.
+        foreground: int32 voxel positions (n, ndim) per target; with an ignore label one more, of annotated voxels;
+            empty without a segmentation.
+        trace: How to get back.
+    """
+
+    id: str
+    image: np.ndarray
+    segmentation: np.ndarray | None
+    foreground: tuple[np.ndarray, ...]
+    trace: CaseTrace
+
+
+def preprocess_case(
+    case_id: str, image: Image, segmentation: Segmentation | None, plan: Plan, configuration: Configuration
+) -> PreprocessedCase:
+    """Prepare a case for one configuration, with the arrays that nnU-Net's preprocessor gives.
+
+    Args:
+        case_id: For messages.
+        image: As read; not modified.
+        segmentation: Labels on the same grid, or None at prediction.
+        plan: Orientation, transposition and labels.
+        configuration: Spacing, normalization and interpolation orders.
+
+    Raises:
+        DatasetError: When the image does not fit the plan or the segmentation does not fit the image.
+        PlanError: When the plan contradicts itself.
+    """
+    _check_inputs(case_id, image, segmentation, plan)
+    stored, worked = image.geometry.orientation, plan.orientation or image.geometry.orientation
+    channels = _align(image.array, stored, worked, plan.transpose)
+    labels = None if segmentation is None else _align(segmentation.array, stored, worked, plan.transpose)
+    turned = Reorientation.between(stored, worked).apply_to_geometry(image.geometry)
+    spacing = tuple(turned.spacing[axis] for axis in plan.transpose)
+    wanted = target_spacing(spacing, configuration)
+    normalized, cropped_labels, box = _crop_and_normalize(case_id, channels, labels, configuration.normalization)
+    trace = CaseTrace(
+        geometry=image.geometry,
+        orientation_code=worked,
+        transpose=plan.transpose,
+        original_shape=channels.shape[1:],
+        box=box,
+        cropped_shape=box.shape,
+        cropped_spacing=spacing,
+        resampled_shape=resampled_shape(box.shape, spacing=spacing, new_spacing=wanted),
+        resampled_spacing=wanted,
+    )
+    resampled = _resample_image(normalized, trace, configuration.resampling)
+    if cropped_labels is None:
+        return PreprocessedCase(id=case_id, image=resampled, segmentation=None, foreground=(), trace=trace)
+    resampled_labels = _resample_segmentation(cropped_labels, trace, configuration.resampling)
+    foreground = foreground_positions(resampled_labels, plan.labels)
+    return PreprocessedCase(
+        id=case_id, image=resampled, segmentation=resampled_labels, foreground=foreground, trace=trace
+    )
+
+
+def restore(scores: np.ndarray, trace: CaseTrace, resampling: ResamplingPlan, *, fill: Sequence[float]) -> np.ndarray:
+    """Bring scores of a network back to the grid of the stored image.
+
+    Args:
+        scores: (k, *trace.resampled_shape): logits or probabilities, a floating-point type; not modified.
+        trace: What was done to the image.
+        resampling: Interpolation orders of the configuration.
+        fill: Score of each of the k channels where the image had been cropped away.
+
+    Returns:
+        (k, *trace.geometry.shape) in the type of ``scores``.
+
+    Raises:
+        ValueError: When the scores lie on another grid than the preprocessed image.
+    """
+    if scores.shape[1:] != trace.resampled_shape:
+        raise ValueError(f"scores of shape {scores.shape} do not fit the preprocessed grid {trace.resampled_shape}")
+    restored = np.empty((len(scores), *trace.geometry.shape), dtype=scores.dtype)
+    aligned = _align(restored, trace.geometry.orientation, trace.orientation_code, trace.transpose)
+    is_cropped = trace.cropped_shape != trace.original_shape
+    for channel, target, value in zip(scores, aligned, fill, strict=True):
+        if is_cropped:
+            target[...] = value
+        target[trace.box.slices] = resample_image(
+            channel[None],
+            trace.cropped_shape,
+            spacing=trace.resampled_spacing,
+            new_spacing=trace.cropped_spacing,
+            order=resampling.probabilities_order,
+            order_z=resampling.order_z,
+            force_separate_z=resampling.force_separate_z,
+        )[0]
+    return restored
+
+
+def target_spacing(spacing: Sequence[float], configuration: Configuration) -> tuple[float, ...]:
+    """Voxel size that a case is brought to; a 2D configuration leaves the distance between slices alone.
+
+    Args:
+        spacing: Of the case, transposed, mm.
+        configuration: What asks for a spacing.
+    """
+    missing = len(spacing) - len(configuration.spacing)
+    return (*spacing[:missing], *configuration.spacing)
+
+
+def _align(array: np.ndarray, stored: str, worked: str, transpose: Sequence[int]) -> np.ndarray:
+    """View of an array on the stored grid, leading axes kept, with the spatial axes that are worked in."""
+    lead = array.ndim - len(transpose)
+    turned = Reorientation.between(stored, worked).apply(array)
+    return turned.transpose(*range(lead), *(lead + axis for axis in transpose))
+
+
+def _crop_and_normalize(
+    case_id: str, channels: np.ndarray, labels: np.ndarray | None, plans: Sequence[NormalizationPlan]
+) -> tuple[np.ndarray, np.ndarray | None, BoundingBox]:
+    if labels is None and not any(plan.use_mask for plan in plans):
+        # Only the box is asked for; holes in the mask do not change it, and finding them takes memory and time.
+        box = BoundingBox.around((channels != 0).any(axis=0))
+        cropped, outside = channels[(slice(None), *box.slices)], np.broadcast_to(np.False_, box.shape)
+        cropped_labels = None
+    else:
+        cropped, marked, box = crop_to_nonzero(channels, labels)
+        outside = marked == OUTSIDE
+        cropped_labels = None if labels is None else marked
+    try:
+        return normalize(cropped, plans, outside), cropped_labels, box
+    except DatasetError as error:
+        raise DatasetError(f"case {case_id}: {error}") from None
+
+
+def _resample_image(array: np.ndarray, trace: CaseTrace, orders: ResamplingPlan) -> np.ndarray:
+    return resample_image(
+        array,
+        trace.resampled_shape,
+        spacing=trace.cropped_spacing,
+        new_spacing=trace.resampled_spacing,
+        order=orders.image_order,
+        order_z=orders.order_z,
+        force_separate_z=orders.force_separate_z,
+    )
+
+
+def _resample_segmentation(array: np.ndarray, trace: CaseTrace, orders: ResamplingPlan) -> np.ndarray:
+    return resample_segmentation(
+        array,
+        trace.resampled_shape,
+        spacing=trace.cropped_spacing,
+        new_spacing=trace.resampled_spacing,
+        order=orders.segmentation_order,
+        order_z=orders.order_z,
+        force_separate_z=orders.force_separate_z,
+    )
+
+
+def _check_inputs(case_id: str, image: Image, segmentation: Segmentation | None, plan: Plan) -> None:
+    ndim = image.geometry.ndim
+    if ndim != len(plan.transpose):
+        raise DatasetError(f"case {case_id} has {ndim} spatial axes, the plan was made for {len(plan.transpose)}")
+    if len(image.array) != len(plan.channels):
+        raise DatasetError(
+            f"case {case_id} has {len(image.array)} channel(s), the plan expects {len(plan.channels)}: "
+            f"{', '.join(plan.channels)}"
+        )
+    if segmentation is None:
+        return
+    if segmentation.geometry.shape != image.geometry.shape:
+        raise DatasetError(
+            f"case {case_id}: the label has shape {segmentation.geometry.shape}, the image {image.geometry.shape}"
+        )
+    highest = max(plan.labels.values[-1], plan.labels.ignore_value or 0)
+    if highest > _LARGEST_LABEL:
+        raise DatasetError(f"label value {highest} is too large, {_LARGEST_LABEL} is the largest that can be stored")

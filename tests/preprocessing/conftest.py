@@ -1,0 +1,172 @@
+"""Plans read from nnU-Net's own, and small plans and images made by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoseg.fingerprint import IntensityStatistics
+from autoseg.geometry import Geometry
+from autoseg.image import Image, Segmentation
+from autoseg.labels import LabelScheme
+from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan, ResamplingPlan
+
+_SCHEMES = {
+    "ZScoreNormalization": "zscore",
+    "CTNormalization": "ct",
+    "RescaleTo01Normalization": "rescale_to_0_1",
+    "RGBTo01Normalization": "rgb_to_0_1",
+    "NoNormalization": "none",
+}
+
+
+def _network(ndim: int) -> NetworkPlan:
+    """Preprocessing never looks at the network; this one divides every patch."""
+    return NetworkPlan(
+        name="unet",
+        features=(4,),
+        strides=((1,) * ndim,),
+        kernel_sizes=((3,) * ndim,),
+        encoder_blocks=(1,),
+        decoder_blocks=(),
+    )
+
+
+def _golden_configuration(name: str, entry: dict[str, Any], statistics: dict[str, Any], ndim: int) -> Configuration:
+    normalization = tuple(
+        NormalizationPlan(
+            scheme=_SCHEMES[scheme], use_mask=use_mask, statistics=IntensityStatistics(**statistics[str(channel)])
+        )
+        for channel, (scheme, use_mask) in enumerate(
+            zip(entry["normalization_schemes"], entry["use_mask_for_norm"], strict=True)
+        )
+    )
+    images, labels = entry["resampling_fn_data_kwargs"], entry["resampling_fn_seg_kwargs"]
+    return Configuration(
+        name=name,
+        data=name,
+        spacing=tuple(entry["spacing"][-ndim:]),
+        median_shape=tuple(entry["median_image_size_in_voxels"][-ndim:]),
+        patch_size=tuple(entry["patch_size"][-ndim:]),
+        batch_size=entry["batch_size"],
+        batch_dice=entry["batch_dice"],
+        normalization=normalization,
+        resampling=ResamplingPlan(
+            image_order=images["order"],
+            segmentation_order=labels["order"],
+            probabilities_order=entry["resampling_fn_probabilities_kwargs"]["order"],
+            order_z=images["order_z"],
+            force_separate_z=images["force_separate_z"],
+        ),
+        network=_network(len(entry["patch_size"][-ndim:])),
+    )
+
+
+def _golden_plan(folder: Path) -> Plan:
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    dataset = json.loads((folder / "dataset.json").read_text())
+    names = dataset["channel_names"]
+    ndim = 2 if dataset["file_ending"] == ".png" else 3
+    transpose = plans["transpose_forward"] if ndim == 3 else [0, 1]  # nnU-Net gives 2D images a third axis
+    statistics = plans["foreground_intensity_properties_per_channel"]
+    configurations = {
+        name: entry for name, entry in plans["configurations"].items() if (folder / "preprocessed" / name).is_dir()
+    }
+    return Plan(
+        planner="unet",
+        dataset=folder.name,
+        channels=tuple(names[str(i)] for i in range(len(names))),
+        labels=LabelScheme.from_table(
+            dataset["labels"], tuple(dataset.get("regions_class_order", ())), where="dataset.json"
+        ),
+        file_ending=dataset["file_ending"],
+        gpu_memory_gb=8,
+        gpu_memory_source="test",
+        orientation=None,
+        transpose=tuple(transpose),
+        median_spacing=tuple(plans["original_median_spacing_after_transp"][-ndim:]),
+        median_shape=tuple(plans["original_median_shape_after_transp"][-ndim:]),
+        configurations=tuple(
+            _golden_configuration(name, entry, statistics, ndim) for name, entry in configurations.items()
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def golden_plan() -> Callable[[Path], Plan]:
+    """Our form of the plan that nnU-Net made; takes a folder of golden/nnunet."""
+    return _golden_plan
+
+
+@pytest.fixture
+def make_plan() -> Callable[..., Plan]:
+    """A plan with one configuration; unless asked otherwise it leaves grids and intensities as they are."""
+
+    def make(
+        *,
+        spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
+        transpose: tuple[int, ...] = (0, 1, 2),
+        orientation: str | None = None,
+        channels: tuple[str, ...] = ("MR",),
+        labels: dict[str, Any] | None = None,
+        normalization: NormalizationPlan | None = None,
+        resampling: ResamplingPlan | None = None,
+    ) -> Plan:
+        normalization = normalization or NormalizationPlan(scheme="none")
+        configuration = Configuration(
+            name="3d_fullres",
+            data="3d_fullres",
+            spacing=spacing,
+            median_shape=(8.0,) * len(spacing),
+            patch_size=(8,) * len(spacing),
+            batch_size=2,
+            batch_dice=False,
+            normalization=(normalization,) * len(channels),
+            resampling=resampling or ResamplingPlan(),
+            network=_network(len(spacing)),
+        )
+        return Plan(
+            planner="unet",
+            dataset="test",
+            channels=channels,
+            labels=LabelScheme.from_table(labels or {"background": 0, "a": 1, "b": 2}, where="dataset.json"),
+            file_ending=".nii.gz",
+            gpu_memory_gb=8,
+            gpu_memory_source="test",
+            orientation=orientation,
+            transpose=transpose,
+            median_spacing=spacing,
+            median_shape=(8,) * len(transpose),
+            configurations=(configuration,),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_case() -> Callable[..., tuple[Image, Segmentation]]:
+    """An image with a zero border of two voxels, and labels 0 to 2 inside it."""
+
+    def make(
+        shape: tuple[int, ...] = (12, 14, 16),
+        *,
+        spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
+        num_channels: int = 1,
+        seed: int = 0,
+    ) -> tuple[Image, Segmentation]:
+        generator = np.random.default_rng(seed)
+        inside = tuple(slice(2, n - 2) for n in shape)
+        image = np.zeros((num_channels, *shape), dtype=np.float32)
+        labels = np.zeros(shape, dtype=np.uint8)
+        size = tuple(n - 4 for n in shape)
+        image[(slice(None), *inside)] = generator.uniform(1, 2, (num_channels, *size))
+        labels[inside] = generator.integers(0, 3, size)
+        geometry = Geometry(shape=shape, spacing=spacing)
+        return Image(array=image, geometry=geometry), Segmentation(array=labels, geometry=geometry)
+
+    return make
