@@ -13,7 +13,7 @@ import torch
 from autoseg.errors import DatasetError, SettingsError
 from autoseg.image import Image, Segmentation
 from autoseg.inference.model import Arithmetic, TrainedModel
-from autoseg.inference.sliding_window import Accumulation, Network, sliding_window
+from autoseg.inference.sliding_window import Accumulation, Network, choose_batch_size, sliding_window
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.case import preprocess_case, restore
@@ -195,7 +195,8 @@ def _model_logits(model: TrainedModel, image: np.ndarray, options: InferenceOpti
         num_outputs=record.labels.num_outputs,
         step=options.step,
         mirror_axes=record.mirror_axes if options.mirroring else (),
-        batch_size=options.batch_size,
+        # The image may lie on another device than the network, whose size decides.
+        batch_size=options.batch_size or choose_batch_size(record.configuration.patch_size, device),
         accumulation=options.accumulation,
     ).cpu()
 

@@ -24,7 +24,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # Patches per call are chosen by their voxels: enough to keep the device busy, few enough to fit beside the network.
-_VOXELS_PER_CALL = {"cpu": 1 << 17, "cuda": 1 << 22, "mps": 1 << 20}
+_VOXELS_PER_CALL = {"cpu": 1 << 16, "cuda": 1 << 22, "mps": 1 << 20}
 
 
 def gaussian_importance(patch_size: Sequence[int], *, accumulation: Accumulation = "float32") -> torch.Tensor:
@@ -183,7 +183,7 @@ def sliding_window(
 
 def choose_batch_size(patch_size: Sequence[int], device: torch.device) -> int:
     """Patches per call that keep a device busy: many small ones, one large one."""
-    return max(1, _VOXELS_PER_CALL.get(device.type, 1 << 17) // math.prod(patch_size))
+    return max(1, _VOXELS_PER_CALL.get(device.type, 1 << 16) // math.prod(patch_size))
 
 
 def _call(network: Network, patches: torch.Tensor) -> torch.Tensor:
