@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from autoseg.geometry import Geometry
+from autoseg.image import Image, Segmentation, write_image, write_segmentation
+from autoseg.pipeline.prepare import plan_and_preprocess
+from autoseg.workspace import Workspace
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -21,3 +29,51 @@ def shared_dir() -> Path:
 def hippocampus(shared_dir: Path) -> Path:
     """100 labelled and 20 test MRIs of the hippocampus (Medical Segmentation Decathlon, task 4)."""
     return shared_dir / "data" / "hippocampus"
+
+
+def write_ball_dataset(
+    folder: Path, *, num_training: int = 6, num_test: int = 2, shape: tuple[int, ...] = (12, 20, 18)
+) -> Path:
+    """A dataset that a small network learns in seconds: a bright ball and a brighter core in noise, two spacings."""
+    rng = np.random.default_rng(7)
+    dataset = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "shell": 1, "core": 2},
+        "numTraining": num_training,
+        "file_ending": ".nii.gz",
+    }
+    for number in range(num_training + num_test):
+        part = "Tr" if number < num_training else "Ts"
+        spacing = (2.0, 1.0, 1.0) if number % 2 else (1.6, 1.0, 1.0)
+        grid = np.stack(np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, spacing, strict=True)], indexing="ij"))
+        center = np.asarray([n * s / 2 for n, s in zip(shape, spacing, strict=True)]) + rng.uniform(-2, 2, 3)
+        distance = np.sqrt(((grid - center[:, None, None, None]) ** 2).sum(axis=0))
+        segmentation = ((distance < 6).astype(np.uint8) + (distance < 3)).astype(np.uint8)
+        intensities = 100 + 60 * segmentation + rng.normal(0, 12, shape)
+        geometry = Geometry(shape=shape, spacing=spacing, origin=(10.0, -20.0, 30.0))
+        image = Image(array=intensities.astype(np.float32)[None], geometry=geometry)
+        write_image(folder / f"images{part}" / f"case{number:02d}_0000.nii.gz", image)
+        labels_path = folder / f"labels{part}" / f"case{number:02d}.nii.gz"
+        write_segmentation(labels_path, Segmentation(array=segmentation, geometry=geometry))
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ball_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six labelled and two test cases; shared, so never write to it."""
+    return write_ball_dataset(tmp_path_factory.mktemp("ball") / "dataset")
+
+
+@pytest.fixture(scope="session")
+def planned_workspace(ball_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ball dataset, planned for very little memory and preprocessed; copy it before writing to it."""
+    folder = tmp_path_factory.mktemp("planned") / "workspace"
+    plan_and_preprocess(ball_dataset, workspace=folder, gpu_memory_gb=0.2, workers=0)
+    return folder
+
+
+@pytest.fixture
+def workspace(planned_workspace: Path, tmp_path: Path) -> Workspace:
+    """A planned and preprocessed workspace of the test's own."""
+    return Workspace(Path(shutil.copytree(planned_workspace, tmp_path / "workspace")))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from autoseg.cli import demo, ensemble_predict, evaluate, plan_and_preprocess, select, train
 from autoseg.cli.app import app
 
@@ -12,4 +14,7 @@ _COMMANDS = (plan_and_preprocess, train, ensemble_predict, select, evaluate, dem
 
 def main() -> None:
     """Run the command line."""
+    # On a CPU that others use as well, threads that spin at barriers wait for each other's time slices: measured on
+    # two busy cores, a training step takes half as long when they sleep instead. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="autoseg")

@@ -9,7 +9,7 @@ from autoseg.codec import digest
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Configuration, Plan
-from autoseg.planning import PlannerBudget
+from autoseg.planning import PlannerBudget, share_data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def merge_plans(known: Plan, fresh: Plan, *, trained: Collection[str]) -> Merged
         configurations = _in_order(known, [*configurations, *others])
     elif others:
         messages.append(f"{', '.join(c.name for c in others)} went: planned for other labels, channels or axes")
-    return MergedPlan(plan=replace(fresh, configurations=tuple(configurations)), messages=tuple(messages))
+    return MergedPlan(plan=replace(fresh, configurations=share_data(configurations)), messages=tuple(messages))
 
 
 def _common(plan: Plan) -> tuple[object, ...]:

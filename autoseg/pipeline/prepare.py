@@ -12,7 +12,7 @@ from autoseg.dataset import Case, Dataset, load_dataset
 from autoseg.errors import DatasetError, SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.hardware import planning_memory
-from autoseg.measurement import MeasureJob, measure_file, merge
+from autoseg.measurement import MeasureJob, measure_file, merge, samples_per_case
 from autoseg.parallel import default_workers, map_cases
 from autoseg.pipeline.plans import merge_plans, stamp
 from autoseg.plan import Configuration, Plan
@@ -22,8 +22,6 @@ from autoseg.preprocessing.store import is_complete
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.splits import Fold, make_splits, read_splits, write_splits
 from autoseg.workspace import Workspace
-
-_DRAWS = 10**8  # intensities drawn over all cases, as nnU-Net draws them
 
 
 def plan_and_preprocess(
@@ -99,9 +97,14 @@ def _fingerprint(dataset: Dataset, space: Workspace, orientation: str, workers: 
         if known.source == source:
             progress.message(f"fingerprint: unchanged, {space.fingerprint_path}")
             return known
-    draws = max(1, _DRAWS // len(dataset.training))
     jobs = [
-        MeasureJob(case=case, labels=dataset.labels, num_samples=draws, orientation=orientation)
+        MeasureJob(
+            case=case,
+            labels=dataset.labels,
+            num_samples=samples_per_case(len(dataset.training)),
+            orientation=orientation,
+            num_channels=len(dataset.channels),
+        )
         for case in dataset.training
     ]
     measured = map_cases(measure_file, jobs, workers=workers, label=lambda job: job.case.id)

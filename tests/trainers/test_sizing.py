@@ -1,0 +1,91 @@
+"""The network that a time budget allows, with a cost model in place of a clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan
+from autoseg.trainers.sizing import WANTED_STEPS, size_for_budget
+
+
+def make_configuration(batch_size: int = 4) -> Configuration:
+    return Configuration(
+        name="3d_fullres",
+        data="3d_fullres",
+        spacing=(1.0, 1.0, 1.0),
+        median_shape=(40.0, 56.0, 40.0),
+        patch_size=(40, 56, 40),
+        batch_size=batch_size,
+        batch_dice=False,
+        normalization=(NormalizationPlan(scheme="zscore"),),
+        network=NetworkPlan(
+            name="unet",
+            features=(32, 64, 128, 256),
+            strides=((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
+            kernel_sizes=((3, 3, 3),) * 4,
+            encoder_blocks=(2, 2, 2, 2),
+            decoder_blocks=(2, 2, 2),
+        ),
+    )
+
+
+def cost(configuration: Configuration, precision: str) -> float:
+    """Seconds of a step on an imaginary machine, where bfloat16 is twice as fast."""
+    width, batch = configuration.network.features[0], configuration.batch_size
+    return 0.001 * width**1.5 * batch / 4 * (0.5 if precision == "bfloat16" else 1.0)
+
+
+def chosen_width(budget: float) -> int:
+    sized = size_for_budget(make_configuration(), budget=budget, precisions=("float32", "bfloat16"), measure=cost)
+    return sized.configuration.network.features[0]
+
+
+def test_more_time_never_gives_a_smaller_network() -> None:
+    widths = [chosen_width(budget) for budget in (1, 3, 6, 12, 25, 50, 100, 1000)]
+    assert widths == sorted(widths)
+    assert widths[0] == 8
+    assert widths[-1] == 32
+
+
+@pytest.mark.parametrize("budget", [8.0, 15.0, 40.0, 200.0])
+def test_the_choice_takes_enough_steps_and_the_next_wider_one_would_not(budget: float) -> None:
+    sized = size_for_budget(make_configuration(), budget=budget, precisions=("float32", "bfloat16"), measure=cost)
+    assert budget / sized.seconds_per_step >= WANTED_STEPS
+    width = sized.configuration.network.features[0]
+    wider = {8: 12, 12: 16, 16: 24, 24: 32}.get(width)
+    if wider:
+        assert budget / (0.0005 * wider**1.5) < WANTED_STEPS
+
+
+def test_the_faster_arithmetic_is_taken() -> None:
+    sized = size_for_budget(make_configuration(), budget=100.0, precisions=("float32", "bfloat16"), measure=cost)
+    assert sized.precision == "bfloat16"
+    slow = size_for_budget(
+        make_configuration(),
+        budget=100.0,
+        precisions=("float32", "bfloat16"),
+        measure=lambda c, p: cost(c, "float32") * (3 if p == "bfloat16" else 1),
+    )
+    assert slow.precision == "float32"
+
+
+def test_the_smallest_network_gets_a_smaller_batch_when_time_is_very_short() -> None:
+    sized = size_for_budget(make_configuration(batch_size=4), budget=1.0, precisions=("float32",), measure=cost)
+    assert sized.configuration.batch_size == 2
+    assert sized.configuration.network.features[0] == 8
+
+
+def test_patch_topology_and_proportions_stay_as_planned() -> None:
+    planned = make_configuration()
+    sized = size_for_budget(planned, budget=12.0, precisions=("float32",), measure=cost).configuration
+    assert sized.patch_size == planned.patch_size
+    assert sized.network.strides == planned.network.strides
+    ratios = {p / s for p, s in zip(planned.network.features, sized.network.features, strict=True)}
+    assert len(ratios) == 1
+    assert ratios != {1.0}
+
+
+def test_the_reason_tells_what_was_measured() -> None:
+    reason = size_for_budget(make_configuration(), budget=20.0, precisions=("float32",), measure=cost).reason
+    assert "8 features, batch 4: 0.023 s" in reason
+    assert "planned 32 features, batch 4" in reason
