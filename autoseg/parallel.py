@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -50,6 +51,32 @@ def map_cases(
         yield from _results_in_order(pool, work, jobs, label=label, ahead=2 * workers)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_ahead(work: Callable[[J], R], jobs: Sequence[J], *, ahead: int) -> Iterator[tuple[J, Callable[[], R]]]:
+    """Work on the next jobs in threads while the caller is busy with the present one.
+
+    For reading files, which lets other threads compute.
+
+    Args:
+        work: What to do with a job.
+        jobs: In the order in which they are wanted.
+        ahead: Jobs to have ready or under way; 0 works when a result is asked for, in the caller's thread.
+
+    Yields:
+        Each job with a function that gives its result, or raises what ``work`` raised.
+    """
+    if ahead == 0:
+        for job in jobs:
+            yield job, functools.partial(work, job)
+        return
+    with ThreadPoolExecutor(ahead) as pool:
+        waiting = deque((job, pool.submit(work, job)) for job in jobs[:ahead])
+        for index in range(len(jobs)):
+            job, future = waiting.popleft()
+            if index + ahead < len(jobs):
+                waiting.append((jobs[index + ahead], pool.submit(work, jobs[index + ahead])))
+            yield job, future.result
 
 
 @dataclass(frozen=True, slots=True)

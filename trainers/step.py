@@ -58,7 +58,7 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         outputs = self.forward(images.to(self.device, non_blocking=True))
         loss: torch.Tensor = self.criterion(outputs, [t.to(self.device, non_blocking=True) for t in targets])
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has not typed it
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
         self.scaler.step(self.optimizer)

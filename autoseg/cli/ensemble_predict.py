@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,8 @@ import typer
 
 from autoseg.cli.app import command
 from autoseg.cli.console import ConsoleProgress, output
-from autoseg.cli.options import Device, Directory, WorkspaceDir, find_workspace
+from autoseg.cli.options import Device, Directory, Workers, WorkspaceDir, find_workspace
+from autoseg.errors import SettingsError
 
 Input = Annotated[
     Path | None, typer.Option("--input", "-i", help="Folder of images.", show_default="the dataset's imagesTs")
@@ -32,7 +34,9 @@ def ensemble_predict(
     checkpoint: Annotated[Literal["best", "final"], typer.Option(help="Which weights predict.")] = "final",
     step: Annotated[float, typer.Option(min=0.05, max=1.0, help="Window step as a share of the patch.")] = 0.5,
     accumulation: Annotated[Literal["float32", "float16"], typer.Option(help="Type that sums windows.")] = "float32",
+    part: Annotated[str, typer.Option(metavar="I/N", help="The I-th of N parts of the cases, from 0.")] = "0/1",
     device: Device = "auto",
+    workers: Workers = None,
     *,
     require_complete: Annotated[
         bool, typer.Option("--require-complete", help="Refuse when no configuration has all folds.")
@@ -57,8 +61,17 @@ def ensemble_predict(
         require_complete=require_complete,
         save_probabilities=save_probabilities,
         overwrite=overwrite,
+        part=_parse_part(part),
         device=device,
+        workers=workers,
         progress=ConsoleProgress(),
     )
     output.print(report.summary(), markup=False, highlight=False)
     report.raise_for_failures()
+
+
+def _parse_part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/([1-9]\d*)", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise SettingsError(f"--part {text}: give I/N with I from 0 to N-1, for instance 0/2 and 1/2")
+    return int(match[1]), int(match[2])

@@ -13,11 +13,12 @@ from autoseg.codec import digest, read_json, write_json
 from autoseg.dataset import Case, find_cases
 from autoseg.device import choose_device
 from autoseg.errors import ArtifactError, AutosegError, CasesFailedError, MissingArtifactError, SettingsError
-from autoseg.image import read_image, write_segmentation
+from autoseg.image import Image, read_image, write_segmentation
 from autoseg.inference.ensemble import Ensemble, Member, combine
 from autoseg.inference.export import PROBABILITIES_ENDING, Prediction, decide_labels
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
+from autoseg.parallel import read_ahead
 from autoseg.pipeline.choose import current_ensemble
 from autoseg.plan import Plan
 from autoseg.postprocessing.components import PostprocessingStep, apply_postprocessing
@@ -93,7 +94,9 @@ def ensemble_predict(
     require_complete: bool = False,
     save_probabilities: bool = False,
     overwrite: bool = False,
+    part: tuple[int, int] = (0, 1),
     device: str = "auto",
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> PredictionReport:
     """Predict a folder of images with the best combination of the trained models.
@@ -108,7 +111,9 @@ def ensemble_predict(
         require_complete: Refuse when no configuration has all its folds.
         save_probabilities: Also write probabilities.
         overwrite: Predict again what is there, and replace files that autoseg did not write.
+        part: (i, n) predicts every n-th case, beginning with the i-th, so that n processes share the work.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        workers: Threads that read images ahead; None takes one, 0 reads when an image is needed.
         progress: Told what happens; None logs.
 
     Raises:
@@ -118,7 +123,7 @@ def ensemble_predict(
     started = time.perf_counter()
     progress = progress or LoggingProgress()
     plan = workspace.load_plan()
-    cases = _find_input(workspace, plan, images)
+    cases = _find_input(workspace, plan, images)[part[0] :: part[1]]
     output = workspace.predictions_dir if output is None else output
     if members:
         ensemble = _given_ensemble(workspace, plan, members)
@@ -141,9 +146,10 @@ def ensemble_predict(
     write_json(report, output / _RECORD)
     predicted, failures = [], dict[str, str]()
     todo = [case for case in cases if case.id not in kept]
-    for case in progress.track(todo, total=len(todo), description="predicting"):
+    images_ahead = read_ahead(_read, todo, ahead=1 if workers is None else workers)
+    for case, image in progress.track(images_ahead, total=len(todo), description="predicting"):
         try:
-            _predict_case(case, plan, ensemble, predictors, output, save_probabilities=save_probabilities)
+            _predict_case(case, image(), plan, ensemble, predictors, output, save_probabilities=save_probabilities)
             predicted.append(case.id)
         except AutosegError as error:
             failures[case.id] = str(error)
@@ -158,8 +164,13 @@ def ensemble_predict(
     return report
 
 
+def _read(case: Case) -> Image:
+    return read_image(case.images)
+
+
 def _predict_case(
     case: Case,
+    image: Image,
     plan: Plan,
     ensemble: Ensemble,
     predictors: Sequence[ConfigurationPredictor],
@@ -167,7 +178,6 @@ def _predict_case(
     *,
     save_probabilities: bool,
 ) -> None:
-    image = read_image(case.images)
     predictions = [
         Prediction.from_array(case.id, image.geometry, predictor.predict(image, case_id=case.id))
         for predictor in predictors
