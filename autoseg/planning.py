@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from autoseg.dataset import Dataset
 from autoseg.fingerprint import Fingerprint
-from autoseg.plan import Plan
+from autoseg.plan import Configuration, Plan
 from autoseg.registry import Registry
 
 
@@ -47,3 +48,30 @@ PLANNERS: Registry[type[Planner]] = Registry(
         "resenc_xl": "autoseg.planners.resenc:ResEncXLPlanner",
     },
 )
+
+
+def share_data(configurations: Iterable[Configuration]) -> tuple[Configuration, ...]:
+    """Let configurations that need the same preprocessed arrays train on one folder, named after the first of them.
+
+    The only place that decides which folder below preprocessed/ a configuration uses. It looks at all configurations
+    of a plan, whichever planner made them, so call it again when some were added or planned anew.
+
+    Args:
+        configurations: Those of one plan, so that axes, channels and labels are the same.
+    """
+    owners: list[Configuration] = []
+    shared = []
+    for configuration in configurations:
+        owner = next((known for known in owners if _is_prepared_alike(known, configuration)), None)
+        reasons = {field: reason for field, reason in configuration.reasons.items() if field != "data"}
+        if owner is None:
+            owners.append(configuration)
+            shared.append(replace(configuration, data=configuration.name, reasons=reasons))
+        else:
+            reasons["data"] = f"shared with {owner.name}: spacing, normalization and resampling are the same"
+            shared.append(replace(configuration, data=owner.name, reasons=reasons))
+    return tuple(shared)
+
+
+def _is_prepared_alike(one: Configuration, other: Configuration) -> bool:
+    return (one.spacing, one.normalization, one.resampling) == (other.spacing, other.normalization, other.resampling)

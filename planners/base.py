@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from autoseg.dataset import Dataset
@@ -14,10 +15,10 @@ from autoseg.planners import reasons
 from autoseg.planners.budget import Sizer, Sizing
 from autoseg.planners.normalization import NormalizationChoice, choose_normalization
 from autoseg.planners.preset import PlannerPreset
-from autoseg.planners.resolutions import choose_resolutions
+from autoseg.planners.resolutions import Resolutions, choose_resolutions
 from autoseg.planners.spacing import Grid, full_resolution_grid
 from autoseg.planners.wording import millimetres
-from autoseg.planning import PlannerBudget
+from autoseg.planning import PlannerBudget, share_data
 
 
 class PresetPlanner:
@@ -43,15 +44,8 @@ class PresetPlanner:
         normalization = choose_normalization(dataset.channels, fingerprint)
         sizer = Sizer(preset=self.preset, memory_gb=memory_gb, num_labels=dataset.labels.declared_count)
         resolutions = choose_resolutions(grid, sizer, num_cases=dataset.declared_count)
-        maker = _ConfigurationMaker(sizer, grid, normalization)
-        configurations = [maker.in_plane(resolutions.in_plane)]
-        if resolutions.low is not None:
-            configurations.append(maker.low_resolution(resolutions.low))
-        if resolutions.full is not None:
-            full = maker.full_resolution(resolutions.full, has_low_resolution=resolutions.low is not None)
-            configurations.append(full)
-            if resolutions.low is not None:
-                configurations.append(maker.cascade(full))
+        maker = _ConfigurationMaker(sizer=sizer, grid=grid, normalization=normalization)
+        configurations = maker.make_all(resolutions)
         return Plan(
             planner=self.preset.name,
             dataset=dataset.name,
@@ -64,7 +58,7 @@ class PresetPlanner:
             transpose=grid.transpose,
             median_spacing=grid.median_spacing,
             median_shape=grid.median_shape,
-            configurations=tuple(configurations),
+            configurations=configurations,
             notes=(
                 reasons.transpose(grid),
                 resolutions.note,
@@ -74,43 +68,55 @@ class PresetPlanner:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _ConfigurationMaker:
     """Names configurations and gives reasons; every number was decided before."""
 
-    def __init__(self, sizer: Sizer, grid: Grid, normalization: NormalizationChoice) -> None:
-        self._sizer = sizer
-        self._grid = grid
-        self._normalization = normalization
+    sizer: Sizer
+    grid: Grid
+    normalization: NormalizationChoice
 
-    def in_plane(self, sizing: Sizing) -> Configuration:
-        dropped = "" if len(self._grid.spacing) == 2 else "; the first axis is left as it is, slice by slice"
-        return self._make("2d", sizing, spacing_reason=self._grid.spacing_reason + dropped, sums_dice=True)
+    def make_all(self, resolutions: Resolutions) -> tuple[Configuration, ...]:
+        """All configurations, in nnU-Net's order."""
+        made = [self._in_plane(resolutions.in_plane)]
+        if resolutions.full is not None:
+            full = self._full_resolution(resolutions.full, sums_dice=resolutions.low is not None)
+            if resolutions.low is None:
+                made += [full]
+            else:
+                made += [self._low_resolution(resolutions.low), full, self._cascade(full)]
+        return share_data(made)
 
-    def low_resolution(self, sizing: Sizing) -> Configuration:
+    def _in_plane(self, sizing: Sizing) -> Configuration:
+        reason = self.grid.spacing_reason
+        if len(self.grid.spacing) == 3:
+            reason += "; the first plan axis keeps each case's own slices"
+        return self._make("2d", sizing, spacing_reason=reason, sums_dice=True)
+
+    def _low_resolution(self, sizing: Sizing) -> Configuration:
         reason = (
-            f"coarser than the full resolution of {millimetres(self._grid.spacing)} until a patch sees a quarter of "
+            f"coarser than the full resolution of {millimetres(self.grid.spacing)} until a patch sees a quarter of "
             f"the median case: {sizing.coverage:.0%}"
         )
-        # A patch that sees a quarter of a case mostly holds every label.
         return self._make("3d_lowres", sizing, spacing_reason=reason, sums_dice=False)
 
-    def full_resolution(self, sizing: Sizing, *, has_low_resolution: bool) -> Configuration:
-        return self._make("3d_fullres", sizing, spacing_reason=self._grid.spacing_reason, sums_dice=has_low_resolution)
+    def _full_resolution(self, sizing: Sizing, *, sums_dice: bool) -> Configuration:
+        return self._make("3d_fullres", sizing, spacing_reason=self.grid.spacing_reason, sums_dice=sums_dice)
 
-    def cascade(self, full: Configuration) -> Configuration:
+    def _cascade(self, full: Configuration) -> Configuration:
         """The full resolution once more, with the low resolution's segmentation as additional channels."""
-        name = self._sizer.preset.configuration_name
+        name = self.sizer.preset.configuration_name
         previous = name("3d_lowres")
         reason = f"{previous}: its segmentation shows what lies around a patch"
         return replace(
             full,
             name=name("3d_cascade_fullres"),
             previous_stage=previous,
-            reasons={**full.reasons, "previous_stage": reason, "data": f"the same as {full.name}"},
+            reasons={**full.reasons, "previous_stage": reason},
         )
 
     def _make(self, base_name: str, sizing: Sizing, *, spacing_reason: str, sums_dice: bool) -> Configuration:
-        preset = self._sizer.preset
+        preset = self.sizer.preset
         name = preset.configuration_name(base_name)
         return Configuration(
             name=name,
@@ -120,21 +126,21 @@ class _ConfigurationMaker:
             patch_size=sizing.patch_size,
             batch_size=sizing.batch_size,
             batch_dice=sums_dice,
-            normalization=self._normalization.plans,
+            normalization=self.normalization.plans,
             network=sizing.network,
             reasons={
                 "spacing": spacing_reason,
-                "patch_size": reasons.patch_size(sizing, self._sizer.memory_gb),
+                "patch_size": reasons.patch_size(sizing, self.sizer.memory_gb),
                 "batch_size": reasons.batch_size(sizing, preset),
                 "batch_dice": reasons.batch_dice(sizing, sums=sums_dice),
-                "normalization": self._normalization.reason,
+                "normalization": self.normalization.reason,
                 "network": reasons.network(sizing),
                 "previous_stage": reasons.ALONE,
             },
         )
 
 
-def _warnings(dataset: Dataset, fingerprint: Fingerprint, configurations: list[Configuration]) -> list[str]:
+def _warnings(dataset: Dataset, fingerprint: Fingerprint, configurations: Sequence[Configuration]) -> list[str]:
     """What is unusual enough to be looked at."""
     found = []
     if dataset.declared_count != len(fingerprint.cases):

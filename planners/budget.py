@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from autoseg.errors import PlanError
@@ -30,8 +30,8 @@ class Sizing:
         network: The network.
         batch_size: Patches per optimizer step.
         elements: Feature-map values of one patch.
-        max_elements: Feature-map values that the memory holds, for ``reference_batch_size`` patches.
-        reference_batch_size: Patches that ``max_elements`` is for.
+        capacity: Feature-map values that the memory holds in all.
+        batch_to_fit: Patches that had to fit.
         memory_batch_size: Batch size that memory allows, before any limit.
         dataset_batch_size: Batch size that the number of training voxels allows.
     """
@@ -44,8 +44,8 @@ class Sizing:
     network: NetworkPlan
     batch_size: int
     elements: int
-    max_elements: float
-    reference_batch_size: int
+    capacity: float
+    batch_to_fit: int
     memory_batch_size: int
     dataset_batch_size: int
 
@@ -86,36 +86,43 @@ class Sizer:
             PlanError: When not even the smallest patch fits.
         """
         rule = self.preset.size_rule(len(spacing))
-        max_elements = rule.elements * (self.memory_gb / self.preset.memory_gb)
-        topology = network_topology(spacing, starting_patch_size(spacing, median_shape, rule.start_voxels))
-        first_patch_size = topology.patch_size
-        seen = {first_patch_size}
-        while self._elements(topology) / rule.batch_size * rule.batch_to_fit > max_elements:
-            smaller = shrink_one_step(topology, spacing, median_shape, seen)
-            if smaller is None:
-                raise PlanError(
-                    f"{self.memory_gb:g} GB of GPU memory are too little: not even a patch of "
-                    f"{voxels(topology.patch_size)} voxels fits. Plan for more: --gpu-memory"
-                )
-            topology = smaller
-            seen.add(topology.patch_size)
+        capacity = rule.elements * rule.batch_size * (self.memory_gb / self.preset.memory_gb)
+        tried = self._shrink(spacing, median_shape, start_voxels=rule.start_voxels, limit=capacity / rule.batch_to_fit)
+        topology = tried[-1]
         elements = self._elements(topology)
-        by_memory = round(max_elements / elements * rule.batch_size)
+        by_memory = round(capacity / elements)
         by_dataset = round(dataset_voxels * self.preset.max_dataset_share / math.prod(topology.patch_size))
         return Sizing(
             spacing=tuple(spacing),
             median_shape=tuple(float(n) for n in median_shape),
-            first_patch_size=first_patch_size,
-            num_shrinks=len(seen) - 1,
+            first_patch_size=tried[0].patch_size,
+            num_shrinks=len(tried) - 1,
             topology=topology,
             network=network_plan(topology, self.preset),
             batch_size=max(min(by_memory, by_dataset), _SMALLEST_BATCH),
             elements=elements,
-            max_elements=max_elements,
-            reference_batch_size=rule.batch_size,
+            capacity=capacity,
+            batch_to_fit=rule.batch_to_fit,
             memory_batch_size=by_memory,
             dataset_batch_size=by_dataset,
         )
+
+    def _shrink(
+        self, spacing: Sequence[float], median_shape: Sequence[float], *, start_voxels: int, limit: float
+    ) -> list[Topology]:
+        """Every patch that was tried; the last one has no more feature-map values than ``limit``."""
+        tried = [network_topology(spacing, starting_patch_size(spacing, median_shape, start_voxels))]
+        while self._elements(tried[-1]) > limit:
+            smaller = shrink_one_step(
+                tried[-1], spacing, median_shape, exclude={topology.patch_size for topology in tried}
+            )
+            if smaller is None:
+                raise PlanError(
+                    f"{self.memory_gb:g} GB of GPU memory are too little: not even a patch of "
+                    f"{voxels(tried[-1].patch_size)} voxels fits. Plan for more: --gpu-memory"
+                )
+            tried.append(smaller)
+        return tried
 
     def _elements(self, topology: Topology) -> int:
         network = network_plan(topology, self.preset)
@@ -123,14 +130,19 @@ class Sizer:
 
 
 def starting_patch_size(spacing: Sequence[float], median_shape: Sequence[float], num_voxels: int) -> tuple[float, ...]:
-    """Patch with equal millimetres along every axis and about ``num_voxels`` voxels, cut to the median case."""
+    """Patch with equal millimetres along every axis and about ``num_voxels`` voxels, cut to the median case.
+
+    Example:
+        >>> starting_patch_size((5.0, 1.0, 1.0), (60.0, 512.0, 512.0), 256**3)
+        (60.0, 438, 438)
+    """
     fineness = [1 / s for s in spacing]
     scale = (num_voxels / math.prod(fineness)) ** (1 / len(fineness))
-    return tuple(min(round(f * scale), n) for f, n in zip(fineness, median_shape, strict=True))
+    return tuple(min(max(1, round(f * scale)), n) for f, n in zip(fineness, median_shape, strict=True))
 
 
 def shrink_one_step(
-    topology: Topology, spacing: Sequence[float], median_shape: Sequence[float], seen: set[tuple[int, ...]]
+    topology: Topology, spacing: Sequence[float], median_shape: Sequence[float], *, exclude: Collection[tuple[int, ...]]
 ) -> Topology | None:
     """Shorten the axis along which the patch covers most of the median case.
 
@@ -141,7 +153,7 @@ def shrink_one_step(
         topology: Current topology and patch.
         spacing: Millimetres per voxel.
         median_shape: Median voxels per axis.
-        seen: Patches tried so far.
+        exclude: Patches that are not to be tried again.
 
     Returns:
         Topology of the smaller patch; None when no axis can be shortened.
@@ -155,7 +167,7 @@ def shrink_one_step(
         if patch_size[axis] <= step:
             continue
         smaller = network_topology(spacing, _shorten(patch_size, axis, step))
-        if smaller.patch_size not in seen:
+        if smaller.patch_size not in exclude:
             return smaller
     return None
 

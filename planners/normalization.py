@@ -62,22 +62,28 @@ def choose_normalization(channels: Sequence[str], fingerprint: Fingerprint) -> N
         plan = NormalizationPlan(scheme=scheme, use_mask=is_cropped and scheme == "zscore", statistics=statistics)
         plans.append(plan)
         sentences.append(f"channel {index}, {channel!r}: {_describe(plan, channel)}")
-    removed = f"Cropping to the nonzero voxels leaves {fingerprint.median_relative_size:.0%} of the median case"
-    use = "z-scores count" if is_cropped else "z-scores do not leave out"
-    verb = "only the nonzero voxels" if is_cropped else "what zero is left"
     return NormalizationChoice(
         plans=tuple(plans),
         reason="; ".join(sentences),
-        mask_note=f"{removed} ({_MASK_BELOW:.0%} is the limit), so {use} {verb}.",
+        mask_note=_mask_note(plans, fingerprint.median_relative_size),
     )
+
+
+def _mask_note(plans: Sequence[NormalizationPlan], relative_size: float) -> str:
+    if not any(plan.scheme == "zscore" for plan in plans):
+        return "No channel is normalized by z-score, so no mask is used."
+    left = f"Cropping to the nonzero voxels leaves {relative_size:.0%} of the median case"
+    if any(plan.use_mask for plan in plans):
+        return f"{left}, less than {_MASK_BELOW:.0%}: z-scores count and change only the nonzero voxels."
+    return f"{left}, not less than {_MASK_BELOW:.0%}: z-scores count all voxels."
 
 
 def _describe(plan: NormalizationPlan, channel: str) -> str:
     if plan.scheme == "ct" and plan.statistics is not None:
         s = plan.statistics
         return (
-            f"clipped to the foreground's [{s.percentile_00_5:.6g}, {s.percentile_99_5:.6g}], then less {s.mean:.6g}, "
-            f"by {s.std:.6g}, because CT values mean the same in every image"
+            f"clipped to the foreground's percentiles {s.percentile_00_5:.6g} to {s.percentile_99_5:.6g}, then minus "
+            f"{s.mean:.6g}, divided by {s.std:.6g}, because CT values mean the same in every image"
         )
     if plan.scheme == "zscore":
         named = "" if channel.casefold() in _SCHEMES else "no scheme has that name, so "

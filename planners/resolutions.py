@@ -72,14 +72,14 @@ def find_low_resolution(full: Sizing, sizer: Sizer, *, num_cases: int) -> tuple[
         shape = [f / s * n for f, s, n in zip(full.spacing, spacing, full.median_shape, strict=True)]
         num_voxels = math.prod(shape)
         low = sizer.size(spacing, [round(n) for n in shape], dataset_voxels=num_voxels * num_cases)
-    coverage = f"a full-resolution patch sees {full.coverage:.0%} of the median case"
+    sees = f"a full-resolution patch sees {full.coverage:.0%} of the median case"
     if low is full:
-        return None, f"3d_lowres is not planned: {coverage}, at least {_ENOUGH_CONTEXT:.0%} is enough."
-    found = f"at {millimetres(spacing)} it sees {math.prod(low.patch_size) / num_voxels:.0%}"
-    fewer = f"{full_voxels / num_voxels:.1f} times fewer voxels"
-    if full_voxels / num_voxels < _WORTHWHILE:
-        return None, f"3d_lowres is not planned: {coverage}, {found}, but {fewer} are too similar to full resolution."
-    return low, f"3d_lowres and a cascade are planned: {coverage}, {found} of {fewer}."
+        return None, f"3d_lowres is not planned: {sees}, at least {_ENOUGH_CONTEXT:.0%} is enough."
+    times_fewer = full_voxels / num_voxels
+    found = f"at {millimetres(spacing)} it would see {low.coverage:.0%} of {times_fewer:.1f} times fewer voxels"
+    if times_fewer < _WORTHWHILE:
+        return None, f"3d_lowres is not planned: {sees}; {found}, too similar to full resolution to be worth it."
+    return low, f"3d_lowres and a cascade are planned: {sees}; {found}."
 
 
 def coarsen(spacing: Sequence[float]) -> tuple[float, ...]:

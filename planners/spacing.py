@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
-from autoseg.planners.wording import millimetres
+from autoseg.planners.wording import counted, millimetres
 
 _ANISOTROPY = 3.0  # an axis coarser and shorter than the others by more than this counts as a stack of slices
 _FINER_PERCENTILE = 10  # what a stack of slices is resampled to: finer than the median, yet common
@@ -89,7 +89,8 @@ def full_resolution_grid(fingerprint: Fingerprint, requested: Sequence[float] | 
         spacing_reason=choice.reason,
         transpose=transpose,
         median_spacing=tuple(float(median_spacing[axis]) for axis in transpose),
-        median_shape=tuple(float(median_shape[axis]) for axis in transpose),
+        # A slice that is merged away entirely would leave nothing to plan for.
+        median_shape=tuple(max(1.0, float(median_shape[axis])) for axis in transpose),
     )
 
 
@@ -102,7 +103,7 @@ def choose_spacing(spacings: FloatArray, shapes: FloatArray) -> SpacingChoice:
     """
     target = [float(s) for s in np.percentile(spacings, 50, axis=0)]
     size = [float(n) for n in np.percentile(shapes, 50, axis=0)]
-    median = f"median of {len(spacings)} case(s)"
+    median = f"median of {counted(len(spacings), 'case')}, {millimetres(target)} as stored"
     coarsest = int(np.argmax(target))
     other_spacings = [s for axis, s in enumerate(target) if axis != coarsest]
     other_sizes = [n for axis, n in enumerate(size) if axis != coarsest]
@@ -117,7 +118,7 @@ def choose_spacing(spacings: FloatArray, shapes: FloatArray) -> SpacingChoice:
     if finer < max(other_spacings):
         finer = max(*other_spacings, finer) + _JUST_ABOVE
     reason = (
-        f"{median}, {millimetres(target)} as stored, except along axis {coarsest}: with {size[coarsest]:g} voxels of "
+        f"{median}, except along axis {coarsest}: with {size[coarsest]:g} voxels of "
         f"{target[coarsest]:.3g} mm it is a stack of slices, and {finer:.3g} mm, about the finest tenth of the cases, "
         "keeps them apart"
     )

@@ -25,6 +25,16 @@ def millimetres(spacing: Sequence[float]) -> str:
     return " x ".join(f"{s:.3g}" for s in spacing) + " mm"
 
 
+def counted(number: int, thing: str) -> str:
+    """Write a number of things.
+
+    Example:
+        >>> counted(1, "case"), counted(20, "case")
+        ('1 case', '20 cases')
+    """
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def millions(count: float) -> str:
     """Write a large count.
 
