@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ import torch
 
 from autoseg.data.loading import Batch, PatchBatches, make_loader
 from autoseg.errors import TrainingError
+from autoseg.geometry import BoundingBox, Geometry
 from autoseg.labels import LabelScheme
+from autoseg.preprocessing.case import CaseTrace, PreprocessedCase
+from autoseg.preprocessing.store import CaseStore, write_case
 
 Factory = Callable[..., Any]
 CASES = ("case_0", "case_1", "case_2")
@@ -42,20 +46,62 @@ def test_batches_do_not_depend_on_the_number_of_workers(load: Factory) -> None:
         assert_same(reference, load(workers=workers))
 
 
-def test_batches_do_not_depend_on_the_threads_of_this_process(load: Factory) -> None:
+def test_batches_do_not_depend_on_the_threads_of_this_process(
+    make_store: Factory, make_configuration: Factory, two_labels: LabelScheme
+) -> None:
+    # Large enough for torch to share sums among threads, which rounds them differently.
+    store = make_store((44, 44, 44), two_labels)
+    configuration = make_configuration((40, 40, 40))
+    batches = []
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
-        alone = load()
-        torch.set_num_threads(2)
-        assert_same(alone, load())
-        assert torch.get_num_threads() == 2
+        for num_threads in (1, 4):
+            torch.set_num_threads(num_threads)
+            loader = make_loader(
+                store, CASES, configuration, two_labels, augment=True, foreground_share=0.33, seed=7, num_steps=8
+            )
+            batches.append(list(loader))
+            assert torch.get_num_threads() == num_threads
     finally:
         torch.set_num_threads(before)
+    assert_same(*batches)
 
 
-def test_workers_may_be_spawned(load: Factory) -> None:
-    assert_same(load(num_steps=2), load(num_steps=2, workers=1, start_method="spawn"))
+@pytest.mark.parametrize("start_method", [None, "fork", "spawn"])
+def test_cases_on_disk_give_the_same_batches(
+    start_method: str | None, tmp_path: Path, make_store: Factory, make_configuration: Factory, two_labels: LabelScheme
+) -> None:
+    store = make_store((14, 12, 10), two_labels)
+    for case_id, case in store.cases.items():
+        write_case(stored_form(case_id, case), tmp_path, patch_size=(8, 8, 8))
+    configuration = make_configuration((8, 8, 8))
+    options: Any = {"augment": True, "foreground_share": 0.33, "seed": 7, "num_steps": 3}
+    expected = make_loader(store, CASES, configuration, two_labels, **options)
+    workers = 0 if start_method is None else 1
+    loader = make_loader(
+        CaseStore(tmp_path), CASES, configuration, two_labels, workers=workers, start_method=start_method, **options
+    )
+    assert_same(expected, loader)
+    assert_same(expected, loader)  # once more, with what is open now
+
+
+def stored_form(case_id: str, case: Any) -> PreprocessedCase:  # noqa: ANN401 - the case in memory of conftest.py
+    shape, spacing = case.segmentation.shape, (1.0, 1.0, 1.0)
+    geometry = Geometry(shape=shape, spacing=spacing)
+    trace = CaseTrace(
+        geometry=geometry,
+        orientation_code=geometry.orientation,
+        transpose=(0, 1, 2),
+        original_shape=shape,
+        box=BoundingBox.whole(shape),
+        cropped_shape=shape,
+        cropped_spacing=spacing,
+        resampled_shape=shape,
+        resampled_spacing=spacing,
+    )
+    return PreprocessedCase(
+        id=case_id, image=case.image, segmentation=case.segmentation, foreground=case.foreground, trace=trace
+    )
 
 
 def test_a_resumed_run_sees_the_rest_of_the_batches(load: Factory) -> None:
