@@ -127,15 +127,17 @@ class Geometry:
 
         Args:
             other: Grid to compare with.
-            tolerance: Largest accepted difference of a spacing (mm), an origin (mm) or a direction component.
+            tolerance: Largest accepted difference of a spacing (mm), an origin (mm) or a direction component. On grids
+                finer than 1 mm lengths are compared in units of the finest spacing.
         """
         found = []
         if self.shape != other.shape:
             found.append(f"shape {self.shape} against {other.shape}")
-        for name in ("spacing", "origin", "directions"):
+        unit = min(1.0, *self.spacing)
+        for name, scale in (("spacing", unit), ("origin", unit), ("directions", 1.0)):
             mine, theirs = np.asarray(getattr(self, name)), np.asarray(getattr(other, name))
-            if mine.shape != theirs.shape or not np.allclose(mine, theirs, rtol=1e-4, atol=tolerance):
-                found.append(f"{name} {np.round(mine, 4).tolist()} against {np.round(theirs, 4).tolist()}")
+            if mine.shape != theirs.shape or not np.allclose(mine, theirs, rtol=1e-4, atol=tolerance * scale):
+                found.append(f"{name} {_rounded(mine)} against {_rounded(theirs)}")
         return found
 
 
@@ -245,3 +247,8 @@ class Reorientation:
                 for p, flip in zip(order, self.flips, strict=True)
             ),
         )
+
+
+def _rounded(values: np.ndarray) -> str:
+    """Numbers with five significant digits, as text."""
+    return str(np.vectorize(lambda v: float(f"{v:.5g}"))(values).tolist())

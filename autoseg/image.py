@@ -116,9 +116,9 @@ def read_segmentation(path: Path) -> Segmentation:
     labels = array[0]
     if not np.issubdtype(labels.dtype, np.integer):
         rounded = np.rint(labels)
-        if not np.array_equal(rounded, labels):
-            odd = labels[rounded != labels].flat[0]
-            raise DatasetError(f"{path} holds {odd}, which is not an integer label")
+        is_odd = (rounded != labels) | ~np.isfinite(labels)
+        if is_odd.any():
+            raise DatasetError(f"{path} holds {labels[is_odd][0]}, which is not an integer label")
         labels = rounded.astype(np.int32)
     return Segmentation(array=labels, geometry=geometry)
 

@@ -48,7 +48,7 @@ def crop_to_nonzero(image: np.ndarray, segmentation: np.ndarray | None) -> tuple
     box = bounding_box(mask)
     inside = mask[box.slices]
     labels = np.zeros(mask.shape, dtype=np.int16) if segmentation is None else segmentation
-    cropped = labels[box.slices].astype(np.int16)  # a copy, whatever the type was
+    cropped = labels[box.slices].astype(np.int16, order="C")  # a copy, whatever the type was
     cropped[~inside & (cropped == 0)] = OUTSIDE
     return image[(slice(None), *box.slices)], cropped, box
 

@@ -89,6 +89,7 @@ def resample_labels(labels: np.ndarray, taps: tuple[AxisTaps, AxisTaps, AxisTaps
 
 
 def _resample_slab(labels: np.ndarray, taps: tuple[AxisTaps, AxisTaps, AxisTaps], out: np.ndarray) -> None:
+    labels = np.ascontiguousarray(labels)
     out[...] = _select(labels, taps[0].nearest, taps[1].nearest, taps[2].nearest)
     if all(t.lower_weight is None for t in taps):
         return
@@ -125,13 +126,10 @@ def _decide(
 ) -> np.ndarray:
     """Labels (n,) of the new voxels at ``positions``, which lie in mixed cells; ``nearest`` wins ties."""
     corners, weights = [], []
+    flat, (_, num_rows, num_columns) = labels.reshape(-1), labels.shape
     for (z, wz), (y, wy), (x, wx) in product(*(t.corners(p) for t, p in zip(taps, positions, strict=True))):
-        corners.append(labels[z, y, x])
-        present = [w for w in (wz, wy, wx) if w is not None]
-        weight = present[0]
-        for factor in present[1:]:
-            weight = weight * factor
-        weights.append(weight)
+        corners.append(flat[(z * num_rows + y) * num_columns + x])
+        weights.append(_product([w for w in (wz, wy, wx) if w is not None]))
     decided = nearest.copy()
     open_cases = np.flatnonzero(_score(corners, weights, nearest) <= 0.5 + 1e-6)  # the others have the majority
     if not open_cases.size:
@@ -144,6 +142,14 @@ def _decide(
     nearest = nearest[open_cases]
     decided[open_cases] = np.where(_score(corners, weights, nearest) == best, nearest, smallest_tied)
     return decided
+
+
+def _product(factors: list[np.ndarray]) -> np.ndarray:
+    """Multiply from the first axis to the last, as scipy does."""
+    result = factors[0]
+    for factor in factors[1:]:
+        result = result * factor
+    return result
 
 
 def _score(corners: list[np.ndarray], weights: list[np.ndarray], candidate: np.ndarray) -> np.ndarray:
