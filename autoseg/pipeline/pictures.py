@@ -41,5 +41,6 @@ def draw_prediction(workspace: Workspace, path: Path, *, case_id: str | None = N
         spacing=image.geometry.spacing,
         labels=plan.labels,
         title=case.id,
+        orientation=image.geometry.orientation,
     )
     return path
