@@ -99,8 +99,8 @@ class PatchBatches(Dataset[Batch]):
         case_ids = tuple(self._case_ids[i] for i in generator.integers(len(self._case_ids), size=size))
         with torch.no_grad(), _isolated_randomness(for_numpy, for_torch):
             examples = [self._example(generator, case_id, index) for index, case_id in enumerate(case_ids)]
-        images = torch.stack([image for image, _ in examples])
-        targets = [torch.stack(scale) for scale in zip(*(targets for _, targets in examples), strict=True)]
+            images = torch.stack([image for image, _ in examples])
+            targets = [torch.stack(scale) for scale in zip(*(targets for _, targets in examples), strict=True)]
         return Batch(images=images, targets=targets, case_ids=case_ids)
 
     def _example(self, generator: np.random.Generator, case_id: str, index: int) -> tuple[Tensor, list[Tensor]]:
@@ -137,7 +137,7 @@ def _isolated_randomness(for_numpy: np.random.SeedSequence, for_torch: np.random
     """Seed the global random states that the transforms draw from, and put them back afterwards.
 
     One thread, since sums over several threads are rounded differently: batches made in this process would differ
-    from a worker's.
+    from a worker's. On a busy CPU it is also the faster way, because small tensors are not worth waiting for a thread.
     """
     numpy_state, num_threads = np.random.get_state(), torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
