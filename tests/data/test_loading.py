@@ -178,6 +178,30 @@ def test_every_scale_has_its_shape(
         assert set(batch.targets[0].unique().tolist()) <= {0, 1, 2}
 
 
+@pytest.mark.parametrize("patch_size", [(8, 8, 8), (8, 8)])
+@pytest.mark.parametrize(("share", "num_forced"), [(0.0, 0), (0.33, 1), (1.0, 3)])
+def test_the_last_patches_of_a_batch_hold_foreground(
+    share: float,
+    num_forced: int,
+    patch_size: tuple[int, ...],
+    make_store: Factory,
+    make_configuration: Factory,
+    two_labels: LabelScheme,
+) -> None:
+    store = make_store((60, 60, 60), two_labels, empty=True)
+    for case in store.cases.values():
+        case.segmentation[41, 2, 58] = 2
+        case.foreground = (case.foreground[0], np.array([[41, 2, 58]], dtype=np.int32))
+    configuration = make_configuration(patch_size, batch_size=3)
+    loader = make_loader(
+        store, CASES, configuration, two_labels, augment=False, foreground_share=share, seed=0, num_steps=10
+    )
+    for batch in loader:
+        holds = [bool((target == 2).any()) for target in batch.targets[0]]
+        assert all(holds[3 - num_forced :])
+        assert not any(holds[: 3 - num_forced])  # one voxel in sixty cubed is not met by chance
+
+
 def test_regions_become_masks(
     make_store: Factory, make_configuration: Factory, regions_and_ignore: LabelScheme
 ) -> None:
