@@ -103,7 +103,7 @@ def golden_plan() -> Callable[[Path], Plan]:
     return _golden_plan
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_plan() -> Callable[..., Plan]:
     """A plan with one configuration; unless asked otherwise it leaves grids and intensities as they are."""
 
@@ -148,7 +148,7 @@ def make_plan() -> Callable[..., Plan]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_case() -> Callable[..., tuple[Image, Segmentation]]:
     """An image with a zero border of two voxels, and labels 0 to 2 inside it."""
 
