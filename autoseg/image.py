@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from autoseg.atomic import atomic_path
 from autoseg.errors import DatasetError
 from autoseg.geometry import Geometry
+from autoseg.nifti import check_nifti_is_complete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -153,6 +154,7 @@ def _to_itk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     """Voxels as (c, ...) in the stored type, and their grid."""
+    check_nifti_is_complete(path)
     try:
         picture = sitk.ReadImage(str(path))
         array = sitk.GetArrayFromImage(picture)

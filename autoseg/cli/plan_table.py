@@ -12,13 +12,13 @@ from autoseg.plan import Plan
 
 def print_plan(plan: Plan) -> None:
     """Print one row per configuration."""
-    table = Table("configuration", "spacing (mm)", "patch", "batch", "network", "normalization")
+    table = Table("configuration", "spacing (mm)", "patch", "batch", "network", "intensities", box=None, pad_edge=False)
     for c in plan.configurations:
-        network = f"{c.network.name}, {c.network.num_stages} stages, {c.network.features[0]}-{c.network.features[-1]}"
+        network = f"{c.network.name} {c.network.features[0]}-{c.network.features[-1]}, {c.network.num_stages} stages"
         schemes = ", ".join(dict.fromkeys(n.scheme for n in c.normalization))
         table.add_row(c.name, _times(c.spacing), _times(c.patch_size), str(c.batch_size), network, schemes)
     output.print(table)
 
 
 def _times(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:g}" for value in values)
+    return "x".join(f"{value:g}" for value in values)
