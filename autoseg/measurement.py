@@ -100,6 +100,8 @@ def check_voxels(
 ) -> tuple[str, ...]:
     """Refuse what would spoil everything that follows.
 
+    NaN and infinite voxels of NIfTI files are not seen here: ITK reads them as zeros, which nnU-Net trains on too.
+
     Args:
         case: Its files, for messages.
         image: As read.
