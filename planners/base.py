@@ -12,13 +12,15 @@ from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Configuration, Plan
 from autoseg.planners import reasons
-from autoseg.planners.budget import Sizer, Sizing
+from autoseg.planners.budget import SMALLEST_BATCH, Sizer, Sizing
 from autoseg.planners.normalization import NormalizationChoice, choose_normalization
 from autoseg.planners.preset import PlannerPreset
 from autoseg.planners.resolutions import Resolutions, choose_resolutions
 from autoseg.planners.spacing import Grid, full_resolution_grid
-from autoseg.planners.wording import millimetres
+from autoseg.planners.wording import millimeters
 from autoseg.planning import PlannerBudget, share_data
+
+_LARGE_BATCH = 0.1  # of all training voxels; more is worth a note
 
 
 class PresetPlanner:
@@ -63,7 +65,7 @@ class PresetPlanner:
                 reasons.transpose(grid),
                 resolutions.note,
                 normalization.mask_note,
-                *_warnings(dataset, fingerprint, configurations),
+                *_warnings(dataset, fingerprint, grid, configurations),
             ),
         )
 
@@ -95,7 +97,7 @@ class _ConfigurationMaker:
 
     def _low_resolution(self, sizing: Sizing) -> Configuration:
         reason = (
-            f"coarser than the full resolution of {millimetres(self.grid.spacing)} until a patch sees a quarter of "
+            f"coarser than the full resolution of {millimeters(self.grid.spacing)} until a patch sees a quarter of "
             f"the median case: {sizing.coverage:.0%}"
         )
         return self._make("3d_lowres", sizing, spacing_reason=reason, sums_dice=False)
@@ -140,7 +142,9 @@ class _ConfigurationMaker:
         )
 
 
-def _warnings(dataset: Dataset, fingerprint: Fingerprint, configurations: Sequence[Configuration]) -> list[str]:
+def _warnings(
+    dataset: Dataset, fingerprint: Fingerprint, grid: Grid, configurations: Sequence[Configuration]
+) -> list[str]:
     """What is unusual enough to be looked at."""
     found = []
     if dataset.declared_count != len(fingerprint.cases):
@@ -156,4 +160,14 @@ def _warnings(dataset: Dataset, fingerprint: Fingerprint, configurations: Sequen
             f"Images are so small that {', '.join(small)} has no more than two stages and no deep supervision; "
             "nnU-Net's own plan for such data cannot be trained."
         )
+    for configuration in configurations:
+        case_shape = grid.median_shape if configuration.ndim == 2 else configuration.median_shape
+        voxels = configuration.batch_size * math.prod(configuration.patch_size)
+        share = voxels / (math.prod(case_shape) * dataset.declared_count)
+        if share > _LARGE_BATCH and configuration.batch_size > SMALLEST_BATCH:
+            found.append(
+                f"{configuration.name}: a batch of {configuration.batch_size} patches holds {share:.0%} of all "
+                "training voxels, because this planner fills the memory. Where a step takes too long, lower batch_size in "
+                "plan.json."
+            )
     return found

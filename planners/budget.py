@@ -12,8 +12,10 @@ from autoseg.planners.preset import PlannerPreset, repeat_last
 from autoseg.planners.topology import Topology, network_topology
 from autoseg.planners.wording import voxels
 
+SMALLEST_BATCH = 2
+"""Gradients of a single patch are too noisy for the learning rate that all networks share."""
+
 _FIRST_FEATURES = 32  # feature maps of the highest resolution; double with every stage
-_SMALLEST_BATCH = 2  # gradients of a single patch are too noisy for the learning rate that all networks share
 _FEWEST_SUPERVISED_STAGES = 3  # two stages have one output only: there is nothing coarser to supervise
 
 
@@ -22,7 +24,7 @@ class Sizing:
     """Patch, batch and network of a configuration, with the figures that led to them.
 
     Args:
-        spacing: Millimetres per voxel.
+        spacing: Millimeters per voxel.
         median_shape: Median voxels per axis of the resampled cases.
         first_patch_size: Patch from which the shrinking started.
         num_shrinks: How often the patch was made smaller.
@@ -78,7 +80,7 @@ class Sizer:
         """Shrink the patch until the network fits, then let the batch grow into the memory that is left.
 
         Args:
-            spacing: Millimetres per voxel, 2 or 3 axes.
+            spacing: Millimeters per voxel, 2 or 3 axes.
             median_shape: Median voxels per axis of the resampled cases.
             dataset_voxels: Voxels of all training cases together.
 
@@ -99,7 +101,7 @@ class Sizer:
             num_shrinks=len(tried) - 1,
             topology=topology,
             network=network_plan(topology, self.preset),
-            batch_size=max(min(by_memory, by_dataset), _SMALLEST_BATCH),
+            batch_size=max(min(by_memory, by_dataset), SMALLEST_BATCH),
             elements=elements,
             capacity=capacity,
             batch_to_fit=rule.batch_to_fit,
@@ -130,7 +132,7 @@ class Sizer:
 
 
 def starting_patch_size(spacing: Sequence[float], median_shape: Sequence[float], num_voxels: int) -> tuple[float, ...]:
-    """Patch with equal millimetres along every axis and about ``num_voxels`` voxels, cut to the median case.
+    """Patch with equal millimeters along every axis and about ``num_voxels`` voxels, cut to the median case.
 
     Example:
         >>> starting_patch_size((5.0, 1.0, 1.0), (60.0, 512.0, 512.0), 256**3)
@@ -151,7 +153,7 @@ def shrink_one_step(
 
     Args:
         topology: Current topology and patch.
-        spacing: Millimetres per voxel.
+        spacing: Millimeters per voxel.
         median_shape: Median voxels per axis.
         exclude: Patches that are not to be tried again.
 

@@ -8,7 +8,7 @@ from autoseg.planners.budget import Sizing
 from autoseg.planners.preset import PlannerPreset
 from autoseg.planners.spacing import Grid
 from autoseg.planners.topology import SMALLEST_EDGE
-from autoseg.planners.wording import counted, millimetres, millions, voxels
+from autoseg.planners.wording import counted, millimeters, millions, voxels
 
 ALONE = "none: trained on images alone"
 
@@ -27,7 +27,7 @@ def transpose(grid: Grid) -> str:
 def patch_size(sizing: Sizing, memory_gb: float) -> str:
     """Say from which patch the planner started and why it stopped."""
     start = (
-        f"starts at {voxels(sizing.first_patch_size)}: equally many millimetres along every axis, cut to the median "
+        f"starts at {voxels(sizing.first_patch_size)}: equally many millimeters along every axis, cut to the median "
         f"case of {voxels(sizing.median_shape)} and rounded up to what the network divides"
     )
     fits = (
@@ -60,7 +60,7 @@ def network(sizing: Sizing) -> str:
     halvings = " and ".join(str(round(math.log2(d))) for d in plan.divisor)
     sentence = (
         f"{counted(plan.num_stages, 'stage')} with {plan.features[0]} to {plan.features[-1]} feature maps: the axes of "
-        f"{millimetres(sizing.spacing)} are halved {halvings} times, as long as {SMALLEST_EDGE} voxels are left and "
+        f"{millimeters(sizing.spacing)} are halved {halvings} times, as long as {SMALLEST_EDGE} voxels are left and "
         "the spacing is within 2 times the finest"
     )
     num_flat = sum(min(kernel) == 1 for kernel in plan.kernel_sizes)

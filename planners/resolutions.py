@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autoseg.planners.budget import Sizer, Sizing
 from autoseg.planners.spacing import Grid
-from autoseg.planners.wording import millimetres
+from autoseg.planners.wording import millimeters
 
 _ENOUGH_CONTEXT = 0.25  # of the median case in one patch
 _COARSENING = 1.03  # spacing grows by this factor until a patch has enough context
@@ -76,7 +76,7 @@ def find_low_resolution(full: Sizing, sizer: Sizer, *, num_cases: int) -> tuple[
     if low is full:
         return None, f"3d_lowres is not planned: {sees}, at least {_ENOUGH_CONTEXT:.0%} is enough."
     times_fewer = full_voxels / num_voxels
-    found = f"at {millimetres(spacing)} it would see {low.coverage:.0%} of {times_fewer:.1f} times fewer voxels"
+    found = f"at {millimeters(spacing)} it would see {low.coverage:.0%} of {times_fewer:.1f} times fewer voxels"
     if times_fewer < _WORTHWHILE:
         return None, f"3d_lowres is not planned: {sees}; {found}, too similar to full resolution to be worth it."
     return low, f"3d_lowres and a cascade are planned: {sees}; {found}."

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
-from autoseg.planners.wording import counted, millimetres
+from autoseg.planners.wording import counted, millimeters
 
 _ANISOTROPY = 3.0  # an axis coarser and shorter than the others by more than this counts as a stack of slices
 _FINER_PERCENTILE = 10  # what a stack of slices is resampled to: finer than the median, yet common
@@ -98,12 +98,12 @@ def choose_spacing(spacings: FloatArray, shapes: FloatArray) -> SpacingChoice:
     """Take the median spacing; along a much coarser and shorter axis a finer one, so that slices are not merged.
 
     Args:
-        spacings: Millimetres per case and axis, (n, d).
+        spacings: Millimeters per case and axis, (n, d).
         shapes: Cropped voxels per case and axis, (n, d).
     """
     target = [float(s) for s in np.percentile(spacings, 50, axis=0)]
     size = [float(n) for n in np.percentile(shapes, 50, axis=0)]
-    median = f"median of {counted(len(spacings), 'case')}, {millimetres(target)} as stored"
+    median = f"median of {counted(len(spacings), 'case')}, {millimeters(target)} as stored"
     coarsest = int(np.argmax(target))
     other_spacings = [s for axis, s in enumerate(target) if axis != coarsest]
     other_sizes = [n for axis, n in enumerate(size) if axis != coarsest]
@@ -150,5 +150,5 @@ def _given(requested: Sequence[float], ndim: int) -> SpacingChoice:
     if len(spacing) == 3 and ndim == 2:
         spacing = spacing[1:]
     if len(spacing) != ndim or not all(math.isfinite(s) and s > 0 for s in spacing):
-        raise PlanError(f"the spacing must be {ndim} positive numbers of millimetres, got {tuple(requested)}")
-    return SpacingChoice(spacing=spacing, reason=f"requested: {millimetres(spacing)}, axes as stored")
+        raise PlanError(f"the spacing must be {ndim} positive numbers of millimeters, got {tuple(requested)}")
+    return SpacingChoice(spacing=spacing, reason=f"requested: {millimeters(spacing)}, axes as stored")

@@ -42,7 +42,7 @@ def network_topology(spacing: Sequence[float], size: Sequence[float]) -> Topolog
     voxels without any second stage and therefore without a decoder; here those get one.
 
     Args:
-        spacing: Millimetres per axis.
+        spacing: Millimeters per axis.
         size: Voxels per axis of the patch, not necessarily whole; rounded up in the result.
 
     Returns:

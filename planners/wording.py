@@ -15,11 +15,11 @@ def voxels(shape: Sequence[float]) -> str:
     return "x".join(f"{n:g}" for n in shape)
 
 
-def millimetres(spacing: Sequence[float]) -> str:
+def millimeters(spacing: Sequence[float]) -> str:
     """Write a spacing.
 
     Example:
-        >>> millimetres((5.0, 0.76757))
+        >>> millimeters((5.0, 0.76757))
         '5 x 0.768 mm'
     """
     return " x ".join(f"{s:.3g}" for s in spacing) + " mm"

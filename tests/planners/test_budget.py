@@ -95,7 +95,7 @@ def test_deep_supervision_needs_a_coarser_output(size: tuple[int, int], *, deep_
     assert network.deep_supervision is deep_supervision
 
 
-def test_the_starting_patch_has_equal_millimetres() -> None:
+def test_the_starting_patch_has_equal_millimeters() -> None:
     assert starting_patch_size((4.0, 1.0, 1.0), (500, 1000, 1000), 256**3) == (102, 406, 406)
     assert starting_patch_size((1.0, 1.0), (300.5, 9000), 2048**2) == (300.5, 2048)
     assert starting_patch_size((1e9, 1.0, 1.0), (5, 400, 400), 256**3)[0] == 1

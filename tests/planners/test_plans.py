@@ -80,6 +80,12 @@ def test_planners_keep_their_configurations_apart(dataset: Dataset, make_fingerp
     assert cascade.network.name == "resenc"
 
 
+def test_what_the_dataset_declares_is_in_the_plan(dataset: Dataset, make_fingerprint: MakeFingerprint) -> None:
+    plan = plan_of(dataset, make_fingerprint(LARGE))
+    assert (plan.dataset, plan.channels, plan.labels) == (dataset.name, dataset.channels, dataset.labels)
+    assert (plan.file_ending, plan.orientation) == (".nii.gz", "SPL")
+
+
 def test_regions_and_ignore_count_like_nnunets_label_table(
     make_dataset: MakeDataset, make_fingerprint: MakeFingerprint
 ) -> None:
@@ -105,6 +111,19 @@ def test_notes_tell_what_concerns_all_configurations(
     assert "leaves 40%" in notes
     assert "no intensity statistics" in notes
     assert "declares 12 training cases, 10 were measured" in notes
+
+
+@pytest.mark.parametrize(("planner", "expected"), [("unet", False), ("resenc_m", True)])
+def test_very_large_batches_are_noted(
+    make_dataset: MakeDataset, make_fingerprint: MakeFingerprint, planner: str, *, expected: bool
+) -> None:
+    """The residual presets fill the memory, however small the images are."""
+    fingerprint = make_fingerprint([((1.0, 1.0, 1.0), (36, 50, 35))] * 260)
+    plan = plan_of(make_dataset(num_labels=3, num_cases=260), fingerprint, planner=planner)
+    noted = [note for note in plan.notes if "lower batch_size" in note]
+    assert bool(noted) is expected
+    if expected:  # 1618 * 56 * 40 / (36 * 50 * 35 * 260) = 22 %
+        assert noted[0].startswith("2d@resenc_m: a batch of 1618 patches holds 22%")
 
 
 def test_the_batch_follows_the_declared_number_of_cases(

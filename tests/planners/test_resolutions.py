@@ -65,6 +65,9 @@ def test_a_lower_resolution_sees_a_quarter_after_the_fewest_steps() -> None:
     patch = SIZER.size(before, [round(400 / s) for s in before], dataset_voxels=1e9).patch_size
     assert math.prod(patch) / math.prod(400 / s for s in before) < 0.25
     assert "cascade" in why
+    # Its batch is limited by the voxels of that resolution, which are fewer.
+    num_voxels = 20 * math.prod(400 / s for s in low.spacing)
+    assert low.dataset_batch_size == round(0.05 * num_voxels / math.prod(low.patch_size))
 
 
 def test_single_slices_of_three_axes_are_planned_in_2d_only() -> None:
