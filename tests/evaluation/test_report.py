@@ -65,6 +65,7 @@ def test_scores_by_hand_with_labels_from_the_dataset(folders: tuple[Path, Path],
 
 
 def test_labels_that_occur_where_none_are_declared(folders: tuple[Path, Path]) -> None:
+    write(folders[1] / "extra.nii.gz", [7] * 8)  # without a reference it says nothing about labels
     assert list(evaluate_folder(*folders).labels) == ["1", "2"]
 
 

@@ -51,7 +51,9 @@ def test_a_prediction_becomes_a_segmentation(slab_values: None, probabilities: n
         np.testing.assert_array_equal(segmentation.array, expected)
         assert segmentation.array.dtype == np.uint8
         assert segmentation.geometry == GEOMETRY
-    np.testing.assert_array_equal(read_probabilities(path), probabilities.astype(np.float16))
+    stored_values = read_probabilities(path)
+    assert stored_values.dtype == np.float32
+    np.testing.assert_array_equal(stored_values, probabilities.astype(np.float16))
     assert list(path.parent.iterdir()) == [path]
 
 

@@ -206,8 +206,25 @@ def test_batches_change_nothing(make_record: Records) -> None:
     network = build_network(record.configuration.network, num_channels=1, num_outputs=3)
     model = build_model(record, network.state_dict())
     image = image_of((11, 13, 17)).array
+    half = predict_logits([model, model], image, InferenceOptions(accumulation="float16"))
+    assert half.dtype == np.float16
     single, many = (predict_logits([model], image, InferenceOptions(batch_size=size)) for size in (1, 40))
     np.testing.assert_allclose(single, many, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_gpu_agrees_with_the_cpu(make_record: Records, precision: str) -> None:
+    record = make_record()
+    torch.manual_seed(0)
+    network = build_network(record.configuration.network, num_channels=1, num_outputs=3)
+    model = build_model(record, network.state_dict())
+    image = image_of((11, 13, 17)).array
+    expected = predict_logits([model], image, InferenceOptions())
+    options = InferenceOptions(device="cuda", precision=precision)  # type: ignore[arg-type]  # of the literals
+    logits = predict_logits([model], image, options)
+    np.testing.assert_allclose(logits, expected, atol=0.05 * np.abs(expected).max())
 
 
 def test_the_second_stage_of_a_cascade_sees_the_previous_segmentation(make_record: Records) -> None:

@@ -183,6 +183,18 @@ def test_a_2d_network_sees_every_slice_by_itself() -> None:
         torch.testing.assert_close(volume[:, number], sliding_window(image[:, number], network, **options))
 
 
+def test_the_odd_voxel_of_padding_comes_last() -> None:
+    seen: list[torch.Tensor] = []
+
+    def record(patches: torch.Tensor) -> torch.Tensor:
+        seen.extend(patches)
+        return patches
+
+    logits = sliding_window(torch.tensor([[[7.0, 8.0]]]), record, patch_size=(2, 5), num_outputs=1)
+    assert seen[0].tolist() == [[[0, 7, 8, 0, 0], [0, 0, 0, 0, 0]]]
+    assert logits.tolist() == [[[7, 8]]]
+
+
 def test_every_way_to_mirror_is_seen_once() -> None:
     seen: list[torch.Tensor] = []
 

@@ -63,11 +63,12 @@ def test_nothing_to_keep() -> None:
 
 
 def test_steps_run_in_order_by_name() -> None:
-    array = np.array([[1, 1, 1, 2, 0, 2, 2, 0, 1]], dtype=np.uint8)
+    array = np.array([[1, 1, 0, 1, 2, 2, 2, 0, 2]], dtype=np.uint8)
     segmentation = Segmentation(array=array, geometry=Geometry(shape=array.shape, spacing=(1.0, 2.0)))
-    steps = (PostprocessingStep(name="keep_largest", values=(1,)), PostprocessingStep(name="keep_largest", values=(2,)))
-    cleaned = apply_postprocessing(steps, segmentation)
-    assert cleaned.array.tolist() == [[1, 1, 1, 0, 0, 2, 2, 0, 0]]
+    joint, single = (PostprocessingStep(name="keep_largest", values=values) for values in ((1, 2), (1,)))
+    cleaned = apply_postprocessing((joint, single), segmentation)
+    assert cleaned.array.tolist() == [[0, 0, 0, 1, 2, 2, 2, 0, 0]]
+    assert apply_postprocessing((single, joint), segmentation).array.tolist() == [[0, 0, 0, 0, 2, 2, 2, 0, 0]]
     assert cleaned.geometry == segmentation.geometry
     assert apply_postprocessing((), segmentation).array is array
     with pytest.raises(SettingsError, match="did you mean keep_largest"):
