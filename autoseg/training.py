@@ -74,6 +74,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be positive, got {value}")
         if self.validation_iterations < 1:
             raise ValueError(f"validation_iterations must be positive, got {self.validation_iterations}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
         if not 0 <= self.foreground_share <= 1:
             raise ValueError(f"foreground_share must lie between 0 and 1, got {self.foreground_share}")
         if not 0 <= self.momentum < 1:

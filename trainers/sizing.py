@@ -14,8 +14,6 @@ from autoseg.plan import Configuration
 
 ConcretePrecision = Literal["float32", "bfloat16", "float16"]
 
-WANTED_STEPS = 500
-"""Optimizer steps below which a larger network loses to a smaller one (benchmarks/time_budget.py)."""
 
 _WIDTHS = (0.25, 0.375, 0.5, 0.75, 1.0)  # of the planned feature maps
 _MEASURING_SHARE = 0.04  # of the budget
@@ -42,6 +40,18 @@ Measure = Callable[[Configuration, ConcretePrecision], float]
 """Seconds of one optimizer step of a configuration."""
 
 
+def wanted_steps(budget: float) -> float:
+    """Optimizer steps below which a larger network loses to a smaller one: 40 times the root of the seconds.
+
+    A rule of thumb: 440 steps in two minutes, 1200 in a quarter of an hour. Between doubling the steps and widening the
+    network, time is shared evenly, because either alone saturates.
+
+    Args:
+        budget: Seconds for training.
+    """
+    return float(40.0 * budget**0.5)
+
+
 def size_for_budget(
     planned: Configuration, *, budget: float, precisions: tuple[ConcretePrecision, ...], measure: Measure
 ) -> Sized:
@@ -54,7 +64,8 @@ def size_for_budget(
         measure: Takes the time of a step.
     """
     started = time.perf_counter()
-    allowed = budget / WANTED_STEPS
+    steps = wanted_steps(budget)
+    allowed = budget / steps
     smallest = _narrowed(planned, _WIDTHS[0])
     times = {p: measure(smallest, p) for p in precisions}
     precision = min(times, key=lambda p: times[p])
@@ -76,7 +87,7 @@ def size_for_budget(
         seconds = measure(chosen, precision)
         measured.append(_in_words(chosen, seconds))
     reason = (
-        f"{budget:.0f} s allow {allowed:.2f} s a step for {WANTED_STEPS} steps; measured in {precision}: "
+        f"{budget:.0f} s allow {allowed:.2f} s a step for {steps:.0f} steps; measured in {precision}: "
         f"{', '.join(measured)}; planned {planned.network.features[0]} features, batch {planned.batch_size}"
     )
     return Sized(configuration=chosen, precision=precision, seconds_per_step=seconds, reason=reason)
