@@ -167,7 +167,7 @@ def _warnings(
         if share > _LARGE_BATCH and configuration.batch_size > SMALLEST_BATCH:
             found.append(
                 f"{configuration.name}: a batch of {configuration.batch_size} patches holds {share:.0%} of all "
-                "training voxels, because this planner fills the memory. Where a step takes too long, lower batch_size in "
-                "plan.json."
+                "training voxels, because this planner fills the memory. Where a step takes too long, lower batch_size "
+                "in plan.json."
             )
     return found

@@ -32,7 +32,7 @@ class Topology:
     @property
     def divisor(self) -> tuple[int, ...]:
         """Product of the strides per axis."""
-        return tuple(math.prod(along_axis) for along_axis in zip(*self.strides, strict=True))
+        return _products(self.strides)
 
 
 def network_topology(spacing: Sequence[float], size: Sequence[float]) -> Topology:
@@ -52,25 +52,24 @@ def network_topology(spacing: Sequence[float], size: Sequence[float]) -> Topolog
     current_spacing, current_size = list(spacing), [float(n) for n in size]
     kernel = [1] * ndim
     strides, kernels = [(1,) * ndim], []
-    while axes := _axes_to_halve(current_spacing, current_size):
+    axes = _axes_to_halve(spacing, size)
+    is_forced = not axes
+    axes = axes or _axes_to_force(spacing, size)
+    while axes:
         _widen(kernel, current_spacing)
         kernels.append(tuple(kernel))
         strides.append(tuple(2 if axis in axes else 1 for axis in range(ndim)))
         for axis in axes:
             current_spacing[axis] *= 2
             current_size[axis] = math.ceil(current_size[axis] / 2)
-    is_forced = False
-    if len(strides) == 1 and (axes := _axes_to_force(spacing, size)):
-        is_forced = True
-        _widen(kernel, current_spacing)
-        kernels.append(tuple(kernel))
-        strides.append(tuple(2 if axis in axes else 1 for axis in range(ndim)))
+        axes = _axes_to_halve(current_spacing, current_size)
     kernels.append((3,) * ndim)
+    divisor = _products(strides)
     return Topology(
         strides=tuple(strides),
         kernel_sizes=tuple(kernels),
-        patch_size=_round_up(size, strides),
-        is_forced=is_forced,
+        patch_size=tuple(math.ceil(n / d) * d for n, d in zip(size, divisor, strict=True)),
+        is_forced=is_forced and len(strides) > 1,
     )
 
 
@@ -102,6 +101,5 @@ def _widen(kernel: list[int], spacing: Sequence[float]) -> None:
             kernel[axis] = 3
 
 
-def _round_up(size: Sequence[float], strides: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    divisors = [math.prod(along_axis) for along_axis in zip(*strides, strict=True)]
-    return tuple(math.ceil(n / d) * d for n, d in zip(size, divisors, strict=True))
+def _products(strides: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(math.prod(along_axis) for along_axis in zip(*strides, strict=True))
