@@ -80,7 +80,7 @@ def batch_dice(sizing: Sizing, *, sums: bool) -> str:
     """Say why the Dice loss sums over the batch before it divides, or not."""
     sees = f"a patch sees {min(sizing.coverage, 1):.0%} of the median case"
     if len(sizing.patch_size) == 2:
-        return "on: many 2D patches lack a label, and the Dice of an absent label says nothing; a whole batch mostly has it"
+        return "on: many 2D patches lack a label, and the Dice of an absent label says nothing; the batch has it"
     if sums:
         return f"on: {sees}, so little that 3d_lowres is planned: single patches often lack a label"
     return f"off: {sees}, taken to be enough for a Dice of its own"
