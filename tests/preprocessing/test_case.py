@@ -15,6 +15,7 @@ from autoseg.image import Image, Segmentation
 from autoseg.labels import LabelScheme
 from autoseg.plan import NormalizationPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.case import CaseTrace, preprocess_case, restore
+from autoseg.preprocessing.resampling import resample_image
 
 MakePlan = Callable[..., Plan]
 MakeCase = Callable[..., tuple[Image, Segmentation]]
@@ -98,6 +99,18 @@ def test_smooth_scores_survive_resampling_both_ways(make_plan: MakePlan, make_ca
     assert (restored[:, :2] == np.array([50, -50])[:, None, None, None]).all()
 
 
+def test_on_the_way_back_the_grid_of_the_network_decides_which_axis_is_thick(
+    make_plan: MakePlan, make_case: MakeCase
+) -> None:
+    image, _ = make_case((12, 10, 8), spacing=(1.0, 1.0, 5.0))
+    plan = make_plan(spacing=(5.0, 1.0, 1.0))
+    case = preprocess_case("a", image, None, plan, plan.configurations[0])
+    scores = np.random.default_rng(0).normal(size=(1, *case.trace.resampled_shape)).astype(np.float32)
+    restored = restore(scores, case.trace, ResamplingPlan(), fill=(0,))[(slice(None), *case.trace.box.slices)]
+    planes = resample_image(scores, (8, 6, 4), spacing=(5.0, 1.0, 1.0), new_spacing=(1.0, 1.0, 5.0), order=1)
+    np.testing.assert_array_equal(restored, planes)
+
+
 def test_restore_refuses_scores_of_another_grid(make_plan: MakePlan, make_case: MakeCase) -> None:
     plan = make_plan()
     case = preprocess_case("a", make_case()[0], None, plan, plan.configurations[0])
@@ -135,6 +148,8 @@ def test_without_labels_the_arrays_are_the_same(make_plan: MakePlan, make_case: 
     for use_mask in (False, True):
         plan = make_plan(spacing=(0.8, 1.3, 1.0), normalization=NormalizationPlan(scheme="zscore", use_mask=use_mask))
         image, segmentation = make_case()
+        image.array[:, :6, :6] = 0  # so that the crop holds voxels outside the mask
+        segmentation.array[:6, :6] = 0
         with_labels = preprocess_case("a", image, segmentation, plan, plan.configurations[0])
         without = preprocess_case("a", image, None, plan, plan.configurations[0])
         np.testing.assert_array_equal(without.image, with_labels.image)

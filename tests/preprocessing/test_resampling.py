@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from autoseg.preprocessing import interpolation, label_resampling
 from autoseg.preprocessing.interpolation import interpolation_matrix, matrix_blocks, nearest_planes
 from autoseg.preprocessing.resampling import (
     resample_image,
@@ -181,6 +182,20 @@ def test_labels_equal_the_rule_applied_label_by_label(
         resampled = resample_segmentation(labels, new_shape, spacing=EQUAL, new_spacing=EQUAL)
         assert resampled.dtype == np.int16
         np.testing.assert_array_equal(resampled, zoom_labels(labels, new_shape))
+
+
+@pytest.mark.parametrize("spacing", [EQUAL, (5.0, 1.0, 1.0)])
+def test_large_volumes_are_worked_on_slab_by_slab(spacing: tuple[float, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(7)
+    image, labels = rng.normal(size=(1, 9, 8, 7)).astype(np.float32), rng.integers(0, 4, (9, 8, 7))
+    grid = {"spacing": spacing, "new_spacing": spacing}
+    shapes = [(14, 12, 5), (5, 12, 10)]
+    expected = [(resample_image(image, s, order=3, **grid), resample_segmentation(labels, s, **grid)) for s in shapes]
+    monkeypatch.setattr(interpolation, "_SLAB_VOXELS", 120)
+    monkeypatch.setattr(label_resampling, "_SLAB_VOXELS", 120)
+    for shape, (expected_image, expected_labels) in zip(shapes, expected, strict=True):
+        np.testing.assert_allclose(resample_image(image, shape, order=3, **grid), expected_image, atol=2e-6)
+        np.testing.assert_array_equal(resample_segmentation(labels, shape, **grid), expected_labels)
 
 
 def test_labels_of_thick_planes_are_decided_plane_by_plane() -> None:
