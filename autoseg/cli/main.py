@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 
-from autoseg.cli import demo, ensemble_predict, evaluate, plan_and_preprocess, select, train
+from autoseg.cli import check, demo, ensemble_predict, evaluate, plan, plan_and_preprocess, select, train
 from autoseg.cli.app import app
 
 __all__ = ["app", "main"]
 
-_COMMANDS = (plan_and_preprocess, train, ensemble_predict, select, evaluate, demo)  # imported for their registration
+# Imported for their registration.
+_COMMANDS = (
+    plan_and_preprocess,
+    check,
+    plan,
+    train,
+    ensemble_predict,
+    select,
+    evaluate,
+    demo,
+)
 
 
 def main() -> None:

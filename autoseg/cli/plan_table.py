@@ -22,3 +22,13 @@ def print_plan(plan: Plan) -> None:
 
 def _times(values: Sequence[float]) -> str:
     return "x".join(f"{value:g}" for value in values)
+
+
+def print_reasons(plan: Plan) -> None:
+    """Print why every value is what it is, general notes first."""
+    for note in plan.notes:
+        output.print(f"- {note}", markup=False, highlight=False)
+    for configuration in plan.configurations:
+        output.print(f"\n{configuration.name}", style="bold")
+        for name, reason in configuration.reasons.items():
+            output.print(f"  {name}: {reason}", markup=False, highlight=False)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from autoseg.cli.main import app
 from autoseg.geometry import Geometry
-from autoseg.image import Image, Segmentation, read_segmentation, write_image, write_segmentation
+from autoseg.image import Segmentation, read_segmentation, write_segmentation
 from autoseg.workspace import Workspace
 
 
