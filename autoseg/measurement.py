@@ -240,7 +240,7 @@ def _statistics(samples: Sequence[IntensitySample]) -> IntensityStatistics | Non
 def _percentiles(samples: Sequence[IntensitySample], percents: Sequence[float]) -> list[float]:
     """Linearly interpolated percentiles of the union of all draws, as ``np.percentile`` defines them."""
     total = sum(int(sample.counts.sum()) for sample in samples)
-    positions = np.asarray(percents) / 100 * (total - 1)
+    positions = [percent / 100 * (total - 1) for percent in percents]
     ranks = sorted({int(r) for p in positions for r in (math.floor(p), math.ceil(p))})
     value_at = dict(zip(ranks, _order_statistics(samples, np.asarray(ranks)), strict=True))
     below = [value_at[math.floor(p)] for p in positions]
