@@ -76,7 +76,7 @@ def load_dataset(root: Path) -> Dataset:
     ending = table["file_ending"]
     if not isinstance(ending, str) or not ending.startswith("."):
         raise DatasetError(f"{path}: file_ending must start with a dot, found {ending!r}")
-    order = tuple(table.get("regions_class_order") or ())
+    order = tuple(_region_order(table, path))
     if "dataset" in table:
         training = _cases_from_table(table["dataset"], root, path)
     else:
@@ -151,6 +151,13 @@ def _read_table(path: Path) -> dict[str, Any]:
     return table
 
 
+def _region_order(table: Mapping[str, Any], path: Path) -> list[int]:
+    order = table.get("regions_class_order") or []
+    if not isinstance(order, list) or not all(isinstance(v, int) for v in order):
+        raise DatasetError(f"{path}: regions_class_order must be a list of integers, found {order!r}")
+    return order
+
+
 def _channel_names(table: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     names = table["channel_names"]
     if not isinstance(names, dict) or sorted(names) != sorted(str(i) for i in range(len(names))) or not names:
@@ -172,11 +179,18 @@ def _cases_from_table(entries: object, root: Path, path: Path) -> tuple[Case, ..
         raise DatasetError(f"{path}: dataset must map case ids to their images and label")
     cases = []
     for case_id, entry in entries.items():
-        if not isinstance(entry, dict) or not {"images", "label"} <= set(entry):
+        if not _is_case(entry):
             raise DatasetError(f'{path}: dataset.{case_id} must be {{"images": [...], "label": ...}}')
         images = tuple((root / p).resolve() for p in entry["images"])
         cases.append(Case(id=str(case_id), images=images, label=(root / entry["label"]).resolve()))
     return tuple(sorted(cases, key=lambda c: c.id))
+
+
+def _is_case(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
+        return False
+    images = entry.get("images")
+    return isinstance(images, list) and bool(images) and all(isinstance(p, str) for p in images)
 
 
 def _check_files(dataset: Dataset) -> None:

@@ -3,6 +3,8 @@
 Everything else that is raised is a defect of autoseg and keeps its traceback.
 """
 
+from __future__ import annotations
+
 
 class AutosegError(Exception):
     """Base of every error that the command line prints as one sentence (exit code 2)."""
@@ -43,6 +45,10 @@ class CasesFailedError(AutosegError):
         self.failures = failures
         listing = "; ".join(f"{case}: {reason}" for case, reason in failures.items())
         super().__init__(f"{len(failures)} case(s) failed: {listing}")
+
+    def __reduce__(self) -> tuple[type[CasesFailedError], tuple[dict[str, str]]]:
+        """Travel between processes as the failures, not as the message."""
+        return type(self), (self.failures,)
 
 
 class WorkerError(AutosegError):

@@ -57,9 +57,13 @@ def read_rows(path: Path) -> tuple[EpochRow, ...]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as lines:
-            return tuple(_parse(row) for row in csv.DictReader(lines))
+            reader = csv.DictReader(lines)
+            rows = tuple(_parse(row) for row in reader)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ArtifactError(f"{path} is not a training log: {error}") from None
+    if reader.fieldnames != [f.name for f in fields(EpochRow)]:
+        raise ArtifactError(f"{path} is not a training log of this version: its columns are {reader.fieldnames}")
+    return rows
 
 
 def _parse(row: dict[str, str]) -> EpochRow:

@@ -108,7 +108,7 @@ class LabelScheme:
         Returns:
             Label values, (...), in the smallest unsigned type that holds them.
         """
-        dtype = np.uint8 if self.values[-1] < 256 else np.uint16
+        dtype = np.min_scalar_type(max(*self.values, *self.region_order))
         if not self.has_regions:
             lookup = np.asarray((0, *(t.values[0] for t in self.targets)), dtype=dtype)
             return np.asarray(lookup[np.argmax(scores, axis=0)])

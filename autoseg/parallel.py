@@ -102,11 +102,15 @@ def _results_in_order(
         try:
             outcome = future.result()
         except BrokenProcessPool:
-            names = ", ".join(label(j) for j, _ in [(job, future), *waiting][: ahead // 2])
+            # Jobs start in order, so those at work were the first without a result: one per worker.
+            unfinished = [j for j, f in [(job, future), *waiting] if not f.done() or f.exception() is not None]
+            names = ", ".join(label(j) for j in unfinished[: ahead // 2])
             raise WorkerError(
                 f"a worker process died, probably killed for want of memory, while working on one of: {names}. "
                 "Try fewer: --workers 1"
             ) from None
+        except Exception as error:
+            raise WorkerError(f"case {label(job)} or its result cannot travel between processes: {error}") from error
         if outcome.known_error is not None:
             raise outcome.known_error
         if outcome.details:
@@ -123,7 +127,7 @@ def _guarded(work: Callable[[J], R], job: J) -> _Outcome[R]:
         return _Outcome(result=work(job))
     except AutosegError as error:
         return _Outcome(known_error=error)
-    except Exception:  # noqa: BLE001 - whatever it is, the parent must be able to name the case
+    except (Exception, SystemExit):  # noqa: BLE001 - whatever it is, the parent must be able to name the case
         return _Outcome(details=traceback.format_exc())
 
 

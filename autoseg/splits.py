@@ -60,11 +60,13 @@ def read_splits(path: Path, case_ids: Sequence[str] | None = None) -> tuple[Fold
         DatasetError: When it names an unknown case, or a fold trains on a case that it holds out.
     """
     data = read_plain(path)
+    if not isinstance(data, list) or not data:
+        raise ArtifactError(f"{path} must hold a list of folds")
     known = None if case_ids is None else set(case_ids)
     folds = []
-    for number, entry in enumerate(data if isinstance(data, list) else [None]):
-        if not isinstance(entry, dict) or set(entry) != {"train", "val"}:
-            raise ArtifactError(f'{path}: fold {number} must be {{"train": [...], "val": [...]}}')
+    for number, entry in enumerate(data):
+        if not _is_fold(entry):
+            raise ArtifactError(f'{path}: fold {number} must be {{"train": [...], "val": [...]}} with case ids')
         fold = Fold(train=tuple(sorted(entry["train"])), val=tuple(sorted(entry["val"])))
         if known is not None and (unknown := sorted((set(fold.train) | set(fold.val)) - known)):
             raise DatasetError(f"{path}: fold {number} names {unknown[0]}, which is not a training case")
@@ -74,6 +76,12 @@ def read_splits(path: Path, case_ids: Sequence[str] | None = None) -> tuple[Fold
             raise DatasetError(f"{path}: fold {number} has no cases to train on or none held out")
         folds.append(fold)
     return tuple(folds)
+
+
+def _is_fold(entry: object) -> bool:
+    if not isinstance(entry, dict) or set(entry) != {"train", "val"}:
+        return False
+    return all(isinstance(ids, list) and all(isinstance(i, str) for i in ids) for ids in entry.values())
 
 
 def write_splits(folds: Sequence[Fold], path: Path) -> None:

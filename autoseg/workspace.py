@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg.codec import read_json, write_json
-from autoseg.errors import MissingArtifactError
+from autoseg.errors import MissingArtifactError, SettingsError
 from autoseg.plan import Plan
 from autoseg.splits import FoldName, fold_dir_name
 
@@ -72,8 +72,17 @@ class Workspace:
 
     @classmethod
     def create(cls, root: Path, dataset: Path | None) -> Workspace:
-        """Make the folder and record its dataset; an existing workspace of the same dataset is kept."""
+        """Make the folder and record its dataset; an existing workspace of the same dataset is kept.
+
+        Raises:
+            SettingsError: When the folder is the workspace of another dataset. One whose recorded dataset is gone is
+                taken over: the dataset was moved.
+        """
         workspace = cls(root.resolve())
+        if dataset is not None and workspace.record_path.is_file() and workspace.has_dataset:
+            recorded = workspace.dataset_root
+            if recorded != dataset.resolve() and recorded.is_dir():
+                raise SettingsError(f"{workspace.root} is the workspace of {recorded}; name another folder with -w")
         write_json(WorkspaceRecord(dataset=None if dataset is None else str(dataset.resolve())), workspace.record_path)
         return workspace
 
