@@ -55,13 +55,13 @@ def read_rows(path: Path) -> tuple[EpochRow, ...]:
     Raises:
         ArtifactError: When the file is not such a table.
     """
+    columns = [f.name for f in fields(EpochRow)]
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
-            reader = csv.DictReader(lines)
-            rows = tuple(_parse(row) for row in reader)
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+        rows = tuple(_parse(row) for row in reader)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ArtifactError(f"{path} is not a training log: {error}") from None
-    if reader.fieldnames != [f.name for f in fields(EpochRow)]:
+    if reader.fieldnames != columns:
         raise ArtifactError(f"{path} is not a training log of this version: its columns are {reader.fieldnames}")
     return rows
 
