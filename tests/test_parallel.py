@@ -1,0 +1,91 @@
+"""The work consists of functions of the standard library: worker processes can import those."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from autoseg.dataset import load_dataset
+from autoseg.errors import DatasetError, WorkerError
+from autoseg.parallel import default_workers, map_cases
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_results_come_in_the_order_of_the_jobs(workers: int) -> None:
+    assert list(map_cases(math.factorial, range(20), workers=workers)) == [math.factorial(n) for n in range(20)]
+
+
+def test_no_jobs_start_nothing() -> None:
+    assert list(map_cases(math.sqrt, [], workers=4)) == []
+
+
+def test_zero_workers_work_in_this_process() -> None:
+    done: list[str] = []
+    assert list(map_cases(done.append, ["a", "b"], workers=0)) == [None, None]
+    assert done == ["a", "b"]
+
+
+def test_a_failure_names_its_case_and_keeps_the_traceback() -> None:
+    with pytest.raises(WorkerError, match=r"case number -4\.0 failed in a worker: ValueError: ") as caught:
+        list(map_cases(math.sqrt, [1.0, -4.0, 9.0], workers=2, label=lambda job: f"number {job}"))
+    assert "Traceback (most recent call last)" in caught.value.details
+
+
+def test_results_before_the_failure_are_delivered() -> None:
+    results = map_cases(math.sqrt, [1.0, 4.0, -1.0], workers=2)
+    assert (next(results), next(results)) == (1.0, 2.0)
+    with pytest.raises(WorkerError):
+        next(results)
+
+
+def test_an_error_for_the_user_arrives_as_it_was_raised(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="absent_a is not a folder"):
+        list(map_cases(load_dataset, [tmp_path / "absent_a", tmp_path / "absent_b"], workers=2))
+
+
+def test_without_workers_the_original_exception_is_raised() -> None:
+    with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
+        list(map_cases(math.sqrt, [1.0, -1.0], workers=0))
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_dies_is_reported_and_not_waited_for() -> None:
+    with pytest.raises(WorkerError, match=r"a worker process died.+ one of: scan 9, scan 8\. Try fewer: --workers 1"):
+        list(map_cases(os._exit, [9, 8, 7], workers=2, label=lambda job: f"scan {job}"))
+
+
+@pytest.mark.timeout(60)
+def test_only_unfinished_cases_are_suspected_of_a_death() -> None:
+    jobs = {"import time; time.sleep(30)": "slow", "pass": "done", "import os; os._exit(1)": "deadly"}
+    with pytest.raises(WorkerError, match=r"while working on one of: slow, deadly\."):
+        list(map_cases(exec, list(jobs), workers=2, label=lambda job: jobs[job]))
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_exits_does_not_end_this_process() -> None:
+    with pytest.raises(WorkerError, match="case 3 failed in a worker: SystemExit: 3"):
+        list(map_cases(sys.exit, [3, 4], workers=2))
+
+
+def test_what_cannot_travel_between_processes_names_its_case() -> None:
+    with pytest.raises(WorkerError, match="case b'a' or its result cannot travel between processes"):
+        list(map_cases(memoryview, [b"a", b"b"], workers=2))  # the result
+    with pytest.raises(WorkerError, match="case a lock or its result cannot travel between processes"):
+        list(map_cases(id, [threading.Lock(), 1], workers=2, label=lambda job: "a lock" if job != 1 else "1"))
+
+
+def test_a_consumer_that_stops_early_leaves_no_process_behind() -> None:
+    results = map_cases(math.factorial, range(1000), workers=2)
+    assert next(results) == 1
+    results.close()  # type: ignore[attr-defined]  # it is a generator
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_default_is_at_least_one_worker() -> None:
+    assert 1 <= default_workers() <= (os.cpu_count() or 1)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from autoseg.codec import from_plain, to_plain
+from autoseg.errors import SettingsError
+from autoseg.training import TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("epochs=250", TrainingConfig(epochs=250)),
+        ("iterations=100", TrainingConfig(iterations=100)),
+        ("time_budget=90", TrainingConfig(time_budget=90.0)),
+        ("time_budget=1.5", TrainingConfig(time_budget=1.5)),
+        ("learning_rate=3e-3", TrainingConfig(learning_rate=0.003)),
+        ("learning_rate=none", TrainingConfig(learning_rate=None)),
+        ("weight_decay=0", TrainingConfig(weight_decay=0.0)),
+        ("optimizer=adamw", TrainingConfig(optimizer="adamw")),
+        ("precision=bfloat16", TrainingConfig(precision="bfloat16")),
+        ("loss=dice", TrainingConfig(loss="dice")),
+        ("trainer=2", TrainingConfig(trainer="2")),
+        ("seed=3", TrainingConfig(seed=3)),
+    ],
+)
+def test_an_assignment_sets_its_field_in_its_type(assignment: str, expected: TrainingConfig) -> None:
+    changed = TrainingConfig().with_settings([assignment])
+    assert changed == expected
+    name = assignment.partition("=")[0]
+    assert type(getattr(changed, name)) is type(getattr(expected, name))
+
+
+def test_several_assignments_apply_together_and_leave_the_original_alone() -> None:
+    config = TrainingConfig(seed=7)
+    changed = config.with_settings(["epochs=5", "momentum=0.9", "epochs=6"])
+    assert changed == TrainingConfig(seed=7, epochs=6, momentum=0.9)
+    assert config == TrainingConfig(seed=7)
+
+
+WRONG = [
+    ("epoch=5", "'epoch' is not a setting; did you mean epochs?"),
+    ("zzzzzz=5", "'zzzzzz' is not a setting; settings: trainer, epochs"),
+    ("epochs", "--set epochs: write it as name=value"),
+    ("epochs=many", "--set epochs=many: epochs must be an integer"),
+    ("epochs=2.5", "--set epochs=2.5: epochs must be an integer"),
+    ("epochs=0", "epochs must be positive, got 0"),
+    ("iterations_per_epoch=0", "iterations_per_epoch must be positive, got 0"),
+    ("iterations_per_epoch=none", "--set iterations_per_epoch=none: iterations_per_epoch must be an integer"),
+    ("validation_iterations=0", "validation_iterations must be positive, got 0"),
+    ("learning_rate=nan", "--set learning_rate=nan: learning_rate must be"),
+    ("learning_rate=-1", "learning_rate must be positive, got -1.0"),
+    ("gradient_clip=0", "gradient_clip must be positive, got 0.0"),
+    ("time_budget=-5", "time_budget must be positive, got -5.0"),
+    ("optimizer=adam", "--set optimizer=adam: optimizer must be one of 'auto', 'sgd', 'adamw'"),
+    ("precision=float8", "--set precision=float8: precision must be one of"),
+    ("foreground_share=1.5", "foreground_share must lie between 0 and 1, got 1.5"),
+    ("momentum=1", "momentum must lie between 0 and 1, got 1.0"),
+]
+
+
+@pytest.mark.parametrize(("assignment", "message"), WRONG)
+def test_a_wrong_assignment_is_refused_in_one_sentence(assignment: str, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TrainingConfig().with_settings([assignment])
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("pair", [{"epochs": 1, "iterations": 1}, {"epochs": 1, "time_budget": 1.0}])
+def test_lengths_exclude_each_other(pair: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{' and '.join(pair)} exclude each other; give one"):
+        TrainingConfig(**pair)
+    with pytest.raises(SettingsError, match="exclude each other"):
+        TrainingConfig().with_settings([f"{name}={value}" for name, value in pair.items()])
+
+
+def test_one_length_can_replace_another() -> None:
+    assert TrainingConfig(epochs=5).with_settings(["epochs=none", "iterations=9"]) == TrainingConfig(iterations=9)
+
+
+def test_defaults_are_the_references_and_survive_json() -> None:
+    config = TrainingConfig()
+    assert (config.momentum, config.gradient_clip, config.foreground_share) == (0.99, 12.0, 0.33)
+    assert (config.iterations_per_epoch, config.validation_iterations) == (250, 50)
+    assert from_plain(TrainingConfig, to_plain(config)) == config
+
+
+def test_every_field_is_documented() -> None:
+    assert TrainingConfig.__doc__ is not None
+    for field in fields(TrainingConfig):
+        assert f"        {field.name}: " in TrainingConfig.__doc__
