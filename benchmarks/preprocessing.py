@@ -208,10 +208,8 @@ def make_ct(shape: tuple[int, int, int], rng: np.random.Generator) -> tuple[np.n
     for label in range(1, 6):
         center = rng.uniform(-0.4, 0.4, size=3)
         radius = rng.uniform(0.08, 0.25)
-        organ = sum(
-            (a.reshape([-1 if i == j else 1 for j in range(3)]) - c) ** 2
-            for i, (a, c) in enumerate(zip(axes, center, strict=True))
-        )
+        squares = np.ix_(*[(axis - c) ** 2 for axis, c in zip(axes, center, strict=True)])
+        organ = squares[0] + squares[1] + squares[2]
         inside = organ + 0.01 * texture < radius**2
         segmentation[inside], image[inside] = label, 60 + 30 * label
     image += rng.normal(0, 15, shape).astype(np.float32)
