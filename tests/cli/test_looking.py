@@ -52,7 +52,7 @@ def test_plan_diff_names_the_value_that_differs_and_nothing_else(workspace: Work
 
 
 def test_every_command_has_help_and_the_common_options() -> None:
-    words = ["plan-and-preprocess", "check", "plan show", "plan diff", "train", "ensemble-predict", "select"]
+    words = ["plan-and-preprocess", "check", "plan show", "plan diff", "train", "ensemble-predict", "select", "doctor"]
     for command in [*words, "evaluate", "demo"]:
         result = run(*command.split(), "--help")
         assert result.exit_code == 0
