@@ -23,7 +23,7 @@ _ENDING = ".nii.gz"
 _FIELD_OF_VIEW = (32.0, 48.0, 40.0)  # mm per axis (z, y, x)
 _SPACINGS = ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (2.5, 0.9, 0.9), (1.25, 1.1, 1.1), (1.0, 0.9, 0.9))  # mm
 # Brightness at a gain of one: air, body, organ and vessels, lesions and cysts.
-_AIR, _BODY, _BRIGHT, _DARK = 0.0, 300.0, 520.0, 160.0
+_AIR, _BODY, _BRIGHT, _DARK = 0.0, 300.0, 480.0, 150.0
 
 
 def write_synthetic_dataset(folder: Path, *, num_training: int = 12, num_test: int = 4, seed: int = 0) -> None:
@@ -138,11 +138,11 @@ def _random_anatomy(generator: np.random.Generator) -> Iterator[_Ellipsoid]:
     yield _Ellipsoid(center=np.zeros(3), radii=(19.0, 22.0, 18.5), rotation=np.eye(3), brightness=_BODY)
     center = generator.uniform((-3.0, -7.0, -5.0), (3.0, 7.0, 5.0))
     outside = [p for p in generator.uniform((-12, -17, -14), (12, 17, 14), size=(40, 3)) if _is_apart(p, center)]
-    for position in outside[:3]:
-        radius = float(generator.uniform(1.4, 2.2))
+    for position in outside[:5]:
+        radius = float(generator.uniform(1.6, 2.6))
         turn = _rotation(generator.uniform(-np.pi, np.pi, size=3))
         yield _Ellipsoid(center=position, radii=(16.0, radius, radius), rotation=turn, brightness=_BRIGHT)
-    for position in outside[3:6]:
+    for position in outside[5:9]:
         yield _ball(position, float(generator.uniform(1.5, 2.6)), generator, label=0)
     radii = generator.uniform((7.0, 8.5, 7.0), (9.5, 11.5, 9.5))
     turn = _rotation(generator.normal(0.0, 0.5, size=3))
