@@ -29,7 +29,7 @@ typecheck: $(VENV)/installed-dev
 
 unittest: $(VENV)/installed-dev
 	$(BIN)/pytest
-	$(BIN)/pytest --doctest-modules --pyargs autoseg autoseg.planners autoseg.trainers
+	$(BIN)/pytest --doctest-modules --doctest-glob='*.md' --pyargs autoseg autoseg.planners autoseg.trainers docs
 
 clean:
 	rm -rf $(VENV) build dist autoseg.egg-info demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -43,8 +43,8 @@ def test_a_name_gives_what_it_stands_for(registry: Registry[type]) -> None:
 
 
 def test_an_unknown_name_is_answered_with_close_ones(registry: Registry[type]) -> None:
-    with pytest.raises(SettingsError, match=r"'countr' is not a container; did you mean counter\?"):
-        registry.get("countr")
+    with pytest.raises(SettingsError, match=r"'count' is not a container; did you mean counter\?"):
+        registry.get("count")
     with pytest.raises(SettingsError, match="'zzz' is not a container; known: ordered, counter, broken"):
         registry.get("zzz")
 

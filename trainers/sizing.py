@@ -25,7 +25,7 @@ class Sized:
 
     Args:
         configuration: The planned configuration, or one with fewer feature maps and a smaller batch.
-        precision: The faster of the arithmetics offered.
+        precision: The faster of those offered.
         seconds_per_step: Measured.
         reason: Why, with the measured times.
     """
@@ -60,7 +60,7 @@ def size_for_budget(
     Args:
         planned: What the plan asks for; its patch is kept, because a smaller patch needs a new plan.
         budget: Seconds for training.
-        precisions: Arithmetics to try, the preferred one first.
+        precisions: Those to try, the preferred one first.
         measure: Takes the time of a step.
     """
     started = time.perf_counter()
