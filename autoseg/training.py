@@ -160,6 +160,12 @@ class RunRecord:
         return self.configuration.network
 
 
+def num_input_channels(plan: Plan, configuration: Configuration) -> int:
+    """Channels that the network sees: the image's, and one per foreground label of a previous stage."""
+    previous = 0 if configuration.previous_stage is None else len(plan.labels.foreground_values)
+    return len(plan.channels) + previous
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
     """One fold to train.
@@ -175,6 +181,8 @@ class TrainingJob:
         config: Settings.
         device: torch device, e.g. "cpu" or "cuda:0".
         workers: Loader processes; 0 loads in this process.
+        previous: In a cascade, case id -> file of the previous stage's segmentation of that case, made by a model
+            that was not trained on it.
     """
 
     plan: Plan
@@ -187,6 +195,7 @@ class TrainingJob:
     config: TrainingConfig
     device: str
     workers: int
+    previous: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

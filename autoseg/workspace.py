@@ -63,6 +63,10 @@ class RunPaths:
         """Scores of the held-out cases; written last, so its presence means the fold is complete."""
         return self.validation / "scores.json"
 
+    def next_stage(self, data: str, case_id: str) -> Path:
+        """Segmentation of a held-out case on the grid of the preprocessed ``data``, which a cascade trains with."""
+        return self.root / "next_stage" / data / f"{case_id}.b2nd"
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from autoseg.codec import write_json
 from autoseg.geometry import Geometry
 from autoseg.image import Image, Segmentation, write_image, write_segmentation
 from autoseg.pipeline.prepare import plan_and_preprocess
@@ -63,6 +65,35 @@ def write_ball_dataset(
 def ball_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six labelled and two test cases; shared, so never write to it."""
     return write_ball_dataset(tmp_path_factory.mktemp("ball") / "dataset")
+
+
+@pytest.fixture(scope="session")
+def cascade_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four labelled cases and a test case so large that little memory asks for a cascade; shared, never write to it."""
+    folder = tmp_path_factory.mktemp("large") / "dataset"
+    folder = write_ball_dataset(folder, num_training=4, num_test=1, shape=(32, 48, 44))
+    folds = [{"train": ["case02", "case03"], "val": ["case00", "case01"]}]
+    folds.append({"train": folds[0]["val"], "val": folds[0]["train"]})
+    (folder / "splits_final.json").write_text(json.dumps(folds))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def planned_cascade(cascade_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The large dataset planned for very little memory and preprocessed; copy it before writing to it.
+
+    Networks are made narrower and patches larger than planned, for speed.
+    """
+    folder = tmp_path_factory.mktemp("planned_cascade") / "workspace"
+    workspace = plan_and_preprocess(cascade_dataset, workspace=folder, gpu_memory_gb=0.01, workers=0)
+    plan = workspace.load_plan()
+    quick = []
+    for planned in plan.configurations:
+        network = replace(planned.network, features=(8, 16, 32, 32)[: planned.network.num_stages])
+        patch = (16, 24, 24) if planned.ndim == 3 else planned.patch_size
+        quick.append(replace(planned, network=network, patch_size=patch))
+    write_json(replace(plan, configurations=tuple(quick)), workspace.plan_path)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from autoseg.labels import LabelScheme
 from autoseg.losses.factory import build_loss
 from autoseg.networks.factory import build_network
 from autoseg.plan import Configuration, Plan
-from autoseg.training import TrainingConfig
+from autoseg.training import TrainingConfig, num_input_channels
 
 from .optimization import build_optimizer
 from .sizing import ConcretePrecision
@@ -80,7 +80,7 @@ def make_stepper(
     """Build network, loss and optimizer for a configuration; the seed decides the initial weights."""
     torch.manual_seed(config.seed)
     network = build_network(
-        configuration.network, num_channels=num_input_channels(plan), num_outputs=plan.labels.num_outputs
+        configuration.network, num_channels=num_input_channels(plan, configuration), num_outputs=plan.labels.num_outputs
     )
     network = network.to(device)
     if configuration.ndim == 3:
@@ -109,11 +109,6 @@ def make_stepper(
     )
 
 
-def num_input_channels(plan: Plan) -> int:
-    """Channels of the network's input."""
-    return len(plan.channels)
-
-
 def step_timer(
     plan: Plan, config: TrainingConfig, device: torch.device, *, repeats: int = 2
 ) -> Callable[[Configuration, ConcretePrecision], float]:
@@ -137,7 +132,7 @@ def step_timer(
             precision=precision,
             device=device,
         )
-        images, targets = _random_batch(configuration, plan.labels, len(plan.channels))
+        images, targets = _random_batch(configuration, plan.labels, num_input_channels(plan, configuration))
         fastest = float("inf")
         for _ in range(1 + repeats):
             started = time.perf_counter()

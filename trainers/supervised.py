@@ -17,12 +17,12 @@ from autoseg.history import EpochRow, write_rows
 from autoseg.inference.model import ModelRecord
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import Progress
-from autoseg.training import FitReport, RunRecord, TrainingJob
+from autoseg.training import FitReport, RunRecord, TrainingJob, num_input_channels
 
 from .agreement import agree_on_run
 from .checkpoints import TrainingState, resume_training, save_training
 from .optimization import Length, polynomial_learning_rate, run_length, set_learning_rate
-from .step import Stepper, make_stepper, num_input_channels, require_finite
+from .step import Stepper, make_stepper, require_finite
 from .validation import PatchScore, validate
 
 _EMA_KEPT = 0.9  # of the smoothed score per epoch, as in nnU-Net
@@ -181,6 +181,7 @@ class _Run:
             # Without augmentation reading is cheap: on a CPU more processes would only take cores from training.
             workers=self.job.workers if augment or on_gpu else 0,
             pin_memory=on_gpu,
+            previous=self.job.previous,
         )
 
     def _validate(self, batches: DataLoader[Batch]) -> PatchScore:
@@ -214,7 +215,7 @@ class _Run:
         model = ModelRecord(
             configuration=self.record.configuration,
             labels=job.plan.labels,
-            num_channels=num_input_channels(job.plan),
+            num_channels=num_input_channels(job.plan, self.record.configuration),
             mirror_axes=mirror_axes(self.record.configuration),
             iterations=state.step,
             plan_digest=digest(job.plan),

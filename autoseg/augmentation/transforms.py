@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from autoseg.augmentation.patch import is_anisotropic, mirror_axes, rotation_range
+from autoseg.augmentation.previous_stage import distort, one_hot
 from autoseg.augmentation.targets import make_targets
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration
@@ -30,6 +32,7 @@ class PatchTransform:
         self, configuration: Configuration, labels: LabelScheme, *, variation: Callable[..., Any] | None = None
     ) -> None:
         self._labels = labels
+        self._has_previous = configuration.previous_stage is not None
         self._output_strides = configuration.network.output_strides
         self._masked_channels = [c for c, plan in enumerate(configuration.normalization) if plan.use_mask]
         self._variation = variation
@@ -39,10 +42,12 @@ class PatchTransform:
 
         Args:
             image: (c, ...) float32; may be modified.
-            segmentation: (1, ...) int16 label values, -1 outside the image; may be modified.
+            segmentation: (1, ...) int16 label values, -1 outside the image; may be modified. In a cascade (2, ...)
+                with the previous stage's segmentation as the second.
 
         Returns:
-            The image and one target per output of the network, see :mod:`autoseg.losses.targets`.
+            The image, in a cascade with one channel more per foreground label, and one target per output of the
+            network, see :mod:`autoseg.losses.targets`.
         """
         if self._variation is not None:
             varied = self._variation(image=image, segmentation=segmentation)
@@ -50,6 +55,9 @@ class PatchTransform:
             # Intensities outside the mask are zero by normalization, and must be again after noise and contrast.
             for channel in self._masked_channels:
                 image[channel].masked_fill_(segmentation[0] < 0, 0.0)
+        if self._has_previous:
+            previous = one_hot(segmentation[1], self._labels)
+            image = torch.cat([image, previous if self._variation is None else distort(previous)])
         return image, make_targets(segmentation[0], self._labels, self._output_strides)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from autoseg.data.sampling import PatchSource, choose_box, is_forced, read_patch
 from autoseg.errors import TrainingError
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration
+from autoseg.preprocessing.previous_stage import read_previous
 
 T = TypeVar("T")
 
@@ -61,6 +63,7 @@ class PatchBatches(Dataset[Batch]):
         augment: Whether patches are varied at random.
         foreground_share: Share of each batch that must hold foreground.
         seed: Seed of all randomness, not negative.
+        previous: In a cascade, case id -> file of the previous stage's segmentation on the same grid.
 
     Raises:
         TrainingError: When there is no case.
@@ -76,12 +79,14 @@ class PatchBatches(Dataset[Batch]):
         augment: bool,
         foreground_share: float,
         seed: int,
+        previous: Mapping[str, Path] | None = None,
     ) -> None:
         if not case_ids:
             raise TrainingError("there are no cases to draw patches from")
         self._store = store
         self._case_ids = tuple(case_ids)
         self._configuration = configuration
+        self._previous = previous or {}
         self._has_ignored = labels.ignore_value is not None
         self._foreground_share = foreground_share
         # Training and validation draw from different streams of the same seed.
@@ -115,9 +120,13 @@ class PatchBatches(Dataset[Batch]):
             forced=is_forced(index, batch_size=self._configuration.batch_size, share=self._foreground_share),
         )
         image, segmentation = read_patch(source, box)
+        layers = segmentation[None]
+        if self._configuration.previous_stage is not None:
+            previous = read_previous(self._previous[case_id], source.image_shape[1:], box)
+            layers = np.stack([segmentation, previous])
         if segmentation.ndim > self._configuration.ndim:  # a slice of a volume
-            image, segmentation = image[:, 0], segmentation[0]
-        return self._transform(torch.from_numpy(image), torch.from_numpy(segmentation)[None])
+            image, layers = image[:, 0], layers[:, 0]
+        return self._transform(torch.from_numpy(image), torch.from_numpy(layers))
 
     def _case(self, case_id: str) -> PatchSource:
         if case_id not in self._open:
@@ -165,6 +174,7 @@ def make_loader(
     workers: int = 0,
     pin_memory: bool = False,
     start_method: str | None = None,
+    previous: Mapping[str, Path] | None = None,
 ) -> DataLoader[Batch]:
     """Load the batches of a range of steps, in order.
 
@@ -182,6 +192,7 @@ def make_loader(
         workers: Loader processes; 0 loads in this process.
         pin_memory: Whether batches are put where a GPU can fetch them.
         start_method: How worker processes start, "fork" or "spawn"; None takes the platform's way.
+        previous: In a cascade, case id -> file of the previous stage's segmentation on the same grid.
 
     Returns:
         A loader; iterating it again gives the same batches.
@@ -190,7 +201,14 @@ def make_loader(
         TrainingError: When there is no case.
     """
     batches = PatchBatches(
-        store, case_ids, configuration, labels, augment=augment, foreground_share=foreground_share, seed=seed
+        store,
+        case_ids,
+        configuration,
+        labels,
+        augment=augment,
+        foreground_share=foreground_share,
+        seed=seed,
+        previous=previous,
     )
     stop = sys.maxsize if num_steps is None else start_step + num_steps
     return DataLoader(

@@ -16,7 +16,8 @@ from autoseg.inference.model import Arithmetic, TrainedModel
 from autoseg.inference.sliding_window import Accumulation, Network, choose_batch_size, sliding_window
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration, Plan
-from autoseg.preprocessing.case import preprocess_case, restore
+from autoseg.preprocessing.case import CaseTrace, preprocess_case, restore
+from autoseg.preprocessing.previous_stage import indicators
 
 _CERTAIN = 1e4  # a logit whose exponential against its negative is exactly 1 or 0, and that float16 can hold
 _SLAB = 1 << 24  # values turned into probabilities at once
@@ -116,12 +117,17 @@ class ConfigurationPredictor:
         channels = case.image
         if previous is not None:
             assert case.segmentation is not None  # it was given
-            channels = np.concatenate([channels, _indicators(case.segmentation, self.labels)])
-        logits = predict_logits(self.models, channels, self.options)
-        fill = outside_logits(self.labels)
-        return logits_to_probabilities(
-            restore(logits, case.trace, self.configuration.resampling, fill=fill), self.labels
-        )
+            channels = np.concatenate([channels, indicators(case.segmentation, self.labels)])
+        return self.finish(self.logits(channels), case.trace)
+
+    def logits(self, channels: np.ndarray) -> np.ndarray:
+        """Mean logits (k, ...) of the folds on the preprocessed grid, from all input channels (c, ...)."""
+        return predict_logits(self.models, channels, self.options)
+
+    def finish(self, logits: np.ndarray, trace: CaseTrace) -> np.ndarray:
+        """Probabilities (k, ...) on the image's grid from logits on the preprocessed grid, which stay as they are."""
+        restored = restore(logits, trace, self.configuration.resampling, fill=outside_logits(self.labels))
+        return logits_to_probabilities(restored, self.labels)
 
     def _check_inputs(self, image: Image, case_id: str, previous: Segmentation | None) -> None:
         expected = len(self.plan.channels)
@@ -225,8 +231,3 @@ def _collecting_device(device: torch.device, num_outputs: int, shape: Sequence[i
     needed = 4 * (num_outputs + 2 + shape[0]) * int(np.prod(shape[1:]))
     free, _ = torch.cuda.mem_get_info(device)
     return device if 2 * needed < free else torch.device("cpu")
-
-
-def _indicators(segmentation: np.ndarray, labels: LabelScheme) -> np.ndarray:
-    """One float32 channel per foreground label of a previous stage's segmentation."""
-    return np.stack([segmentation == value for value in labels.foreground_values]).astype(np.float32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import numpy as np
+
 from autoseg.dataset import Case, Dataset
 from autoseg.errors import DatasetError
 from autoseg.evaluation.report import CaseScore, Evaluation, read_evaluation, score_case, summarize, write_evaluation
@@ -12,6 +14,9 @@ from autoseg.image import read_image, read_segmentation, write_segmentation
 from autoseg.inference.export import PROBABILITIES_ENDING, Prediction, decide_labels
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
+from autoseg.pipeline.cascade import hand_over, is_handed_over
+from autoseg.preprocessing.case import preprocess_case
+from autoseg.preprocessing.previous_stage import indicators, read_previous
 from autoseg.progress import Progress
 from autoseg.training import TrainingJob
 
@@ -21,6 +26,8 @@ _BUDGET_SHARE = 0.35
 
 def predict_held_out(job: TrainingJob, dataset: Dataset, progress: Progress, *, again: bool = False) -> Evaluation:
     """Predict the held-out cases of a trained fold with its final weights, keep their probabilities, score them.
+
+    The first stage of a cascade also leaves their segmentations on the grid of the second.
 
     Scores are written last: their presence means that the fold is complete.
 
@@ -33,7 +40,8 @@ def predict_held_out(job: TrainingJob, dataset: Dataset, progress: Progress, *, 
     Raises:
         DatasetError: When a held-out case is no longer in the dataset.
     """
-    if job.run.scores.is_file() and not again:
+    handed_over = is_handed_over(job.run, job.plan, job.configuration.name, job.fold)
+    if job.run.scores.is_file() and handed_over and not again:
         return read_evaluation(job.run.scores)
     by_id = {case.id: case for case in dataset.training}
     if missing := [case for case in job.fold.val if case not in by_id]:
@@ -56,7 +64,14 @@ def predict_held_out(job: TrainingJob, dataset: Dataset, progress: Progress, *, 
 def _predict_and_score(case: Case, predictor: ConfigurationPredictor, job: TrainingJob) -> tuple[CaseScore, ...]:
     assert case.label is not None  # training cases have one
     image = read_image(case.images)
-    probabilities = predictor.predict(image, case_id=case.id)
+    prepared = preprocess_case(case.id, image, None, job.plan, predictor.configuration)
+    channels = prepared.image
+    if job.configuration.previous_stage is not None:
+        previous = read_previous(job.previous[case.id], channels.shape[1:])
+        channels = np.concatenate([channels, indicators(previous, job.plan.labels)])
+    logits = predictor.logits(channels)
+    hand_over(job, case.id, logits, prepared.trace)
+    probabilities = predictor.finish(logits, prepared.trace)
     prediction = Prediction.from_array(case.id, image.geometry, probabilities)
     folder = job.run.validation
     segmentation = decide_labels(

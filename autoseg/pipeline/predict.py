@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from autoseg import __version__
 from autoseg.codec import digest, read_json, write_json
@@ -19,11 +21,13 @@ from autoseg.inference.export import PROBABILITIES_ENDING, Prediction, decide_la
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
 from autoseg.parallel import read_ahead
+from autoseg.pipeline.cascade import first_stage
 from autoseg.pipeline.choose import current_ensemble
 from autoseg.plan import Plan
 from autoseg.postprocessing.components import PostprocessingStep, apply_postprocessing
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.splits import fold_dir_name, parse_fold
+from autoseg.training import num_input_channels
 from autoseg.workspace import Workspace
 
 _RECORD = "prediction.json"
@@ -38,6 +42,7 @@ class PredictionReport:
         output: Folder of the segmentations.
         members: Configurations, folds and checkpoints that predict.
         postprocessing: What happens to the segmentations.
+        first_stages: Cascade among the members -> models whose segmentation it starts from.
         selection: How members and operations were chosen.
         plan_digest: Digest of the plan.
         models_digest: Digest of the checkpoint files' sizes and times.
@@ -61,11 +66,15 @@ class PredictionReport:
     kept: tuple[str, ...] = ()
     failures: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    first_stages: dict[str, Member] = field(default_factory=dict)
 
     def made_with(self) -> tuple[object, ...]:
         """Everything that decides what a segmentation looks like."""
         options = replace(self.options, device="cpu", batch_size=None)
-        return self.version, self.members, self.postprocessing, self.plan_digest, self.models_digest, options
+        return (
+            *(self.version, self.members, self.first_stages, self.postprocessing),
+            *(self.plan_digest, self.models_digest, options),
+        )
 
     def summary(self) -> str:
         """One line for people."""
@@ -131,17 +140,20 @@ def ensemble_predict(
         ensemble = current_ensemble(workspace, require_complete=require_complete, progress=progress)
     ensemble = replace(ensemble, members=tuple(replace(m, checkpoint=checkpoint) for m in ensemble.members))
     options = replace(options, device=choose_device(device))
+    stages = {m.configuration: first_stage(workspace, plan, m) for m in ensemble.members}
+    first_stages = {name: stage for name, stage in stages.items() if stage is not None}
     report = PredictionReport(
         output=str(output),
         members=ensemble.members,
         postprocessing=ensemble.postprocessing,
         selection=ensemble.selection,
         plan_digest=digest(plan),
-        models_digest=_models_digest(workspace, ensemble.members),
+        models_digest=_models_digest(workspace, (*ensemble.members, *first_stages.values())),
+        first_stages=first_stages,
         options=options,
     )
     kept = set() if overwrite else _finished(output, cases, plan, report, probabilities=save_probabilities)
-    predictors = [_load_member(workspace, plan, member, options) for member in ensemble.members]
+    predictors = _load_predictors(workspace, plan, ensemble.members, first_stages, options)
     # Written first: an interrupted run then knows that the files beside it are its own.
     write_json(report, output / _RECORD)
     predicted, failures = [], dict[str, str]()
@@ -173,13 +185,14 @@ def _predict_case(
     image: Image,
     plan: Plan,
     ensemble: Ensemble,
-    predictors: Sequence[ConfigurationPredictor],
+    predictors: Sequence[_StagedPredictor],
     output: Path,
     *,
     save_probabilities: bool,
 ) -> None:
+    known: dict[ConfigurationPredictor, np.ndarray] = {}  # a first stage may be a member too
     predictions = [
-        Prediction.from_array(case.id, image.geometry, predictor.predict(image, case_id=case.id))
+        Prediction.from_array(case.id, image.geometry, predictor.predict(image, case.id, known))
         for predictor in predictors
     ]
     combined = combine(predictions, [member.weight for member in ensemble.members])
@@ -187,6 +200,26 @@ def _predict_case(
     decided = decide_labels(combined, plan.labels, probabilities_path=probabilities_path)
     segmentation = apply_postprocessing(ensemble.postprocessing, decided)
     write_segmentation(output / f"{case.id}{plan.file_ending}", segmentation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _StagedPredictor:
+    """A member, and in a cascade the models of its first stage."""
+
+    predictor: ConfigurationPredictor
+    first: ConfigurationPredictor | None
+
+    def predict(self, image: Image, case_id: str, known: dict[ConfigurationPredictor, np.ndarray]) -> np.ndarray:
+        """Probabilities (k, ...) on the image's grid; those of each configuration are kept in ``known``."""
+        previous = None
+        if self.first is not None:
+            if self.first not in known:
+                known[self.first] = self.first.predict(image, case_id=case_id)
+            coarse = Prediction.from_array(case_id, image.geometry, known[self.first])
+            previous = decide_labels(coarse, self.predictor.labels)
+        if self.predictor not in known:
+            known[self.predictor] = self.predictor.predict(image, case_id=case_id, previous=previous)
+        return known[self.predictor]
 
 
 def _find_input(workspace: Workspace, plan: Plan, images: Path | None) -> tuple[Case, ...]:
@@ -218,12 +251,33 @@ def _given_ensemble(workspace: Workspace, plan: Plan, members: Sequence[str]) ->
     return Ensemble(members=tuple(found), selection="given", reasons=("named by the user",))
 
 
+def _load_predictors(
+    workspace: Workspace,
+    plan: Plan,
+    members: Sequence[Member],
+    first_stages: Mapping[str, Member],
+    options: InferenceOptions,
+) -> list[_StagedPredictor]:
+    """Load every configuration once."""
+    loaded: dict[tuple[object, ...], ConfigurationPredictor] = {}
+
+    def load(member: Member) -> ConfigurationPredictor:
+        key = member.configuration, member.folds, member.checkpoint
+        if key not in loaded:
+            loaded[key] = _load_member(workspace, plan, member, options)
+        return loaded[key]
+
+    first = {name: load(stage) for name, stage in first_stages.items()}
+    return [_StagedPredictor(predictor=load(m), first=first.get(m.configuration)) for m in members]
+
+
 def _load_member(workspace: Workspace, plan: Plan, member: Member, options: InferenceOptions) -> ConfigurationPredictor:
     models = []
+    num_channels = num_input_channels(plan, plan.configuration(member.configuration))
     for fold in member.folds:
         run = workspace.run(member.configuration, fold)
         model = load_model(run.final if member.checkpoint == "final" else run.best, options.device)
-        if model.record.labels != plan.labels or model.record.num_channels != len(plan.channels):
+        if model.record.labels != plan.labels or model.record.num_channels != num_channels:
             raise ArtifactError(
                 f"{run.root} was trained with other labels or channels than {workspace.plan_path} declares; "
                 "train it again, or put the plan back that it was trained with"

@@ -9,7 +9,8 @@ from pathlib import Path
 from autoseg.codec import write_json
 from autoseg.dataset import load_dataset
 from autoseg.device import choose_device, loader_workers
-from autoseg.errors import MissingArtifactError, PlanError, SettingsError
+from autoseg.errors import MissingArtifactError, SettingsError
+from autoseg.pipeline.cascade import find_previous, is_handed_over
 from autoseg.pipeline.held_out import predict_held_out
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.store import CaseStore
@@ -87,7 +88,7 @@ def train(
     planned = _with_variant(workspace, plan, configuration, variant)
     folds = load_folds(workspace)
     fold_name = parse_fold(str(fold), num_folds=len(folds))
-    job = _job(workspace, planned, _cases_of(fold_name, folds), fold_name, config, choose_device(device), workers)
+    job = _job(workspace, planned, folds, fold_name, config, choose_device(device), workers)
     if validate_only and not job.run.final.is_file():
         raise MissingArtifactError(
             f"{planned.name} {fold_dir_name(fold_name)} has no final checkpoint to validate. "
@@ -147,13 +148,14 @@ def train_missing(
     names = trainable(plan) if list(configurations) == ["all"] else tuple(configurations)
     for name in names:
         plan.configuration(name)
-    num_folds = len(load_folds(workspace))
+    folds = load_folds(workspace)
     if config.time_budget is not None:
-        config = replace(config, time_budget=config.time_budget / (len(names) * num_folds))
+        config = replace(config, time_budget=config.time_budget / (len(names) * len(folds)))
     for name in names:
         stored = name if variant is None else f"{name}@{variant}"
-        for fold in range(num_folds):
-            if workspace.run(stored, fold).scores.is_file():
+        for fold, cases in enumerate(folds):
+            run = workspace.run(stored, fold)
+            if run.scores.is_file() and is_handed_over(run, plan, stored, cases):
                 continue
             progress.message(f"training {stored} fold{fold}")
             yield train(
@@ -172,7 +174,7 @@ def trainable(plan: Plan) -> tuple[str, ...]:
     """Configurations in training order: what is a previous stage of another one first."""
     previous = {c.previous_stage for c in plan.configurations}
     ordered = sorted(plan.configurations, key=lambda c: (c.previous_stage is not None, c.name not in previous))
-    return tuple(c.name for c in ordered if c.previous_stage is None)
+    return tuple(c.name for c in ordered)
 
 
 def load_folds(workspace: Workspace) -> tuple[Fold, ...]:
@@ -196,8 +198,6 @@ def _cases_of(fold: FoldName, folds: Sequence[Fold]) -> Fold:
 def _with_variant(workspace: Workspace, plan: Plan, name: str, variant: str | None) -> Configuration:
     """The planned configuration; a new variant is added to plan.json, so that everything later finds it by name."""
     planned = plan.configuration(name)
-    if planned.previous_stage is not None:
-        raise PlanError(f"{name} is a cascade; this version of autoseg plans cascades but does not train them yet")
     if variant is None:
         return planned
     if not variant.replace("_", "").replace("-", "").isalnum():
@@ -205,7 +205,14 @@ def _with_variant(workspace: Workspace, plan: Plan, name: str, variant: str | No
     stored_name = f"{name}@{variant}"
     if stored_name in plan.configuration_names:
         return plan.configuration(stored_name)
-    added = replace(planned, name=stored_name, reasons={**planned.reasons, "name": f"variant of {name}"})
+    previous = f"{planned.previous_stage}@{variant}"
+    added = replace(
+        planned,
+        name=stored_name,
+        # The second stage of a variant follows the variant's first stage, where that exists.
+        previous_stage=previous if previous in plan.configuration_names else planned.previous_stage,
+        reasons={**planned.reasons, "name": f"variant of {name}"},
+    )
     write_json(replace(plan, configurations=(*plan.configurations, added)), workspace.plan_path)
     return added
 
@@ -213,12 +220,13 @@ def _with_variant(workspace: Workspace, plan: Plan, name: str, variant: str | No
 def _job(
     workspace: Workspace,
     configuration: Configuration,
-    fold: Fold,
+    folds: Sequence[Fold],
     fold_name: FoldName,
     config: TrainingConfig,
     device: str,
     workers: int | None,
 ) -> TrainingJob:
+    fold = _cases_of(fold_name, folds)
     preprocessed_dir = workspace.preprocessed_dir(configuration.data)
     stored = set(CaseStore(preprocessed_dir).case_ids())
     if missing := sorted({*fold.train, *fold.val} - stored):
@@ -237,4 +245,5 @@ def _job(
         config=config,
         device=device,
         workers=loader_workers(workers, device),
+        previous=find_previous(workspace, configuration, folds, sorted({*fold.train, *fold.val})),
     )
