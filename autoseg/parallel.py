@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import multiprocessing
 import os
 import traceback
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from autoseg.errors import AutosegError, WorkerError
 
@@ -24,33 +25,80 @@ def default_workers() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1))
 
 
+class WorkerPool:
+    """Worker processes for several rounds of work; used in a ``with`` block, which ends them.
+
+    Args:
+        workers: Processes; 0 works in this process, with ordinary tracebacks and a debugger.
+
+    Example:
+        >>> with WorkerPool(0) as pool:
+        ...     list(pool.map(abs, [-1, 2]))
+        [1, 2]
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+    def start(self, modules: Sequence[str]) -> None:
+        """Start the processes now and let them import modules while the caller does something else.
+
+        Args:
+            modules: What the work to come will import.
+        """
+        if self.workers > 0:
+            executor = self._started()
+            for _ in range(self.workers):
+                executor.submit(_import_modules, tuple(modules))
+
+    def map(self, work: Callable[[J], R], jobs: Sequence[J], *, label: Callable[[J], str] = str) -> Iterator[R]:
+        """Apply ``work`` to every job and yield results in the order of the jobs.
+
+        Args:
+            work: Module-level function of one picklable job.
+            jobs: What to do.
+            label: Name of a job for error messages, usually the case id.
+
+        Raises:
+            AutosegError: As raised by ``work``: its message names the file.
+            WorkerError: When a worker raised anything else or died; names the case.
+        """
+        if self.workers == 0 or len(jobs) <= 1:
+            for job in jobs:
+                yield work(job)
+            return
+        yield from _results_in_order(self._started(), work, jobs, label=label, ahead=2 * self.workers)
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            # Spawned, not forked: a fork would copy the locks of SimpleITK and BLAS in whatever state they are.
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_use_one_thread)
+        return self._executor
+
+
 def map_cases(
     work: Callable[[J], R], jobs: Sequence[J], *, workers: int, label: Callable[[J], str] = str
 ) -> Iterator[R]:
-    """Apply ``work`` to every job and yield results in the order of the jobs.
+    """Do one round of work in processes of its own; see :meth:`WorkerPool.map`.
 
     Args:
         work: Module-level function of one picklable job.
         jobs: What to do.
-        workers: Worker processes; 0 works in this process, with ordinary tracebacks and a debugger.
+        workers: Worker processes; 0 works in this process.
         label: Name of a job for error messages, usually the case id.
-
-    Raises:
-        AutosegError: As raised by ``work``: its message names the file.
-        WorkerError: When a worker raised anything else or died; names the case.
     """
-    if workers == 0 or len(jobs) <= 1:
-        for job in jobs:
-            yield work(job)
-        return
-    # Spawned, not forked: a fork would copy the threads' locks of SimpleITK and BLAS in whatever state they are.
-    context = multiprocessing.get_context("spawn")
-    workers = min(workers, len(jobs))
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread)
-    try:
-        yield from _results_in_order(pool, work, jobs, label=label, ahead=2 * workers)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with WorkerPool(min(workers, len(jobs))) as pool:
+        yield from pool.map(work, jobs, label=label)
 
 
 def read_ahead(work: Callable[[J], R], jobs: Sequence[J], *, ahead: int) -> Iterator[tuple[J, Callable[[], R]]]:
@@ -129,6 +177,11 @@ def _guarded(work: Callable[[J], R], job: J) -> _Outcome[R]:
         return _Outcome(known_error=error)
     except (Exception, SystemExit):  # noqa: BLE001 - whatever it is, the parent must be able to name the case
         return _Outcome(details=traceback.format_exc())
+
+
+def _import_modules(modules: tuple[str, ...]) -> None:
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _use_one_thread() -> None:

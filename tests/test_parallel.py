@@ -12,7 +12,7 @@ import pytest
 
 from autoseg.dataset import load_dataset
 from autoseg.errors import DatasetError, WorkerError
-from autoseg.parallel import default_workers, map_cases
+from autoseg.parallel import WorkerPool, default_workers, map_cases
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -89,3 +89,19 @@ def test_a_consumer_that_stops_early_leaves_no_process_behind() -> None:
 
 def test_default_is_at_least_one_worker() -> None:
     assert 1 <= default_workers() <= (os.cpu_count() or 1)
+
+
+def test_a_pool_keeps_its_processes_for_several_rounds() -> None:
+    with WorkerPool(2) as pool:
+        pool.start(["autoseg.geometry"])
+        rounds = [set(pool.map(eval, ["__import__('os').getpid()"] * 8)) for _ in range(3)]
+    found = set.union(*rounds)
+    assert 1 <= len(found) <= 2
+    assert os.getpid() not in found
+
+
+def test_a_pool_goes_on_after_a_failed_round() -> None:
+    with WorkerPool(2) as pool:
+        with pytest.raises(WorkerError):
+            list(pool.map(math.sqrt, [1.0, -1.0, 4.0]))
+        assert list(pool.map(abs, [-1, -2, -3])) == [1, 2, 3]
