@@ -78,10 +78,12 @@ class HeaderJob:
     Args:
         case: Its files.
         num_channels: Channels that the dataset declares.
+        declared_in: What declares them, for messages.
     """
 
     case: Case
     num_channels: int
+    declared_in: str = "dataset.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,10 @@ def check_dataset(dataset: Dataset, *, workers: int = 0) -> CheckReport:
         workers: Worker processes; 0 reads in this process, which is fast enough for local disks.
     """
     num_channels = len(dataset.channels)
-    jobs = [HeaderJob(case=case, num_channels=num_channels) for case in (*dataset.training, *dataset.test)]
+    jobs = [
+        HeaderJob(case=case, num_channels=num_channels, declared_in=dataset.declared_in)
+        for case in (*dataset.training, *dataset.test)
+    ]
     checked = list(map_cases(check_headers, jobs, workers=workers, label=lambda job: job.case.id))
     training = checked[: len(dataset.training)]
     grids = [c.geometry for c in training if c.geometry is not None]
@@ -196,7 +201,7 @@ def _channel_problems(job: HeaderJob, found: Sequence[int]) -> Iterator[Problem]
         yield Problem(
             severity="error",
             case=job.case.id,
-            message=f"{sum(found)} channel(s) in {names}, dataset.json declares {job.num_channels}",
+            message=f"{sum(found)} channel(s) in {names}, {job.declared_in} declares {job.num_channels}",
         )
 
 

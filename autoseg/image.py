@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ from autoseg.atomic import atomic_path
 from autoseg.errors import DatasetError
 from autoseg.geometry import Geometry
 from autoseg.nifti import check_nifti_is_complete
+
+_WIDEST_TABLE = 2**20
+_TIFF = (".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +53,11 @@ class Segmentation:
         if self.array.shape != self.geometry.shape:
             raise ValueError(f"array {self.array.shape} does not fit a grid of {self.geometry.shape}")
 
+    @property
+    def values(self) -> list[int]:
+        """Every value that occurs, ascending."""
+        return distinct_values(self.array)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageHeader:
@@ -57,12 +67,20 @@ class ImageHeader:
     num_channels: int
 
 
+def is_series(path: Path) -> bool:
+    """Whether a path is a folder that holds a DICOM series."""
+    return path.is_dir() and bool(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)))
+
+
 def read_header(path: Path) -> ImageHeader:
     """Read the grid and the number of channels, not the voxels.
 
     Raises:
         DatasetError: When the file does not exist or is not an image.
     """
+    if path.is_dir():
+        array, geometry = _read(path)  # the distance between slices follows from all of their headers
+        return ImageHeader(geometry=geometry, num_channels=len(array))
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -71,6 +89,7 @@ def read_header(path: Path) -> ImageHeader:
         spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
     except RuntimeError as error:
         raise _unreadable(path, error) from None
+    spacing = _tiff_spacing(path, len(size)) or spacing
     channels = int(components)
     if len(size) == 4:
         channels *= int(size[3])
@@ -125,9 +144,16 @@ def read_segmentation(path: Path) -> Segmentation:
 
 
 def write_segmentation(path: Path, segmentation: Segmentation) -> None:
-    """Write a segmentation in the format of the file's ending, compressed where the format can; atomically."""
+    """Write a segmentation in the format of the file's ending, compressed where the format can; atomically.
+
+    The spacing of a TIFF stack goes to a JSON file beside it, where :func:`read_segmentation` and nnU-Net look for it.
+    """
     with atomic_path(path) as temporary:
         sitk.WriteImage(_to_itk(segmentation.array, segmentation.geometry), str(temporary), useCompression=True)
+    spacing = segmentation.geometry.spacing
+    if path.suffix.lower() in _TIFF and len(spacing) == 3 and spacing != (1.0, 1.0, 1.0):
+        with atomic_path(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps({"spacing": spacing}), encoding="utf-8")
 
 
 def write_image(path: Path, image: Image) -> None:
@@ -156,16 +182,56 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     """Voxels as (c, ...) in the stored type, and their grid."""
     check_nifti_is_complete(path)
     try:
-        picture = sitk.ReadImage(str(path))
+        picture = sitk.ReadImage(_series_files(path) if path.is_dir() else str(path))
         array = sitk.GetArrayFromImage(picture)
     except RuntimeError as error:
         raise _unreadable(path, error) from None
-    geometry = _geometry(path, picture.GetSize(), picture.GetSpacing(), picture.GetOrigin(), picture.GetDirection())
+    spacing = _tiff_spacing(path, picture.GetDimension()) or picture.GetSpacing()
+    geometry = _geometry(path, picture.GetSize(), spacing, picture.GetOrigin(), picture.GetDirection())
     if picture.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
     elif picture.GetDimension() < 4:
         array = array[None]
     return array, geometry
+
+
+def _tiff_spacing(path: Path, ndim: int) -> tuple[float, ...] | None:
+    """Spacing (x, y, z) of a TIFF file as nnU-Net has it: from CASE.json beside a stack, else one millimetre.
+
+    The resolution that the file itself states is that of a printer. None for other formats.
+
+    Raises:
+        DatasetError: When the JSON file does not hold three lengths.
+    """
+    if path.suffix.lower() not in _TIFF:
+        return None
+    beside = path.with_name(re.sub(r"_\d{4}$", "", path.stem) + ".json")
+    if ndim != 3 or not beside.is_file():
+        return (1.0,) * ndim
+    try:
+        z, y, x = (float(v) for v in json.loads(beside.read_text(encoding="utf-8"))["spacing"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f'{beside} must hold {{"spacing": [z, y, x]}} of {path.name}: {error!r}') from None
+    return x, y, z
+
+
+def _series_files(folder: Path) -> list[str]:
+    """Slices of the DICOM series in a folder, in the order in which they lie."""
+    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(found) != 1:
+        raise DatasetError(f"{folder} holds {len(found)} DICOM series; give every series a folder of its own")
+    return list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0]))
+
+
+def distinct_values(labels: np.ndarray) -> list[int]:
+    """Every value that occurs in an integer array, ascending; far faster than sorting it."""
+    low, high = int(labels.min()), int(labels.max())
+    if high - low >= _WIDEST_TABLE:
+        return [int(value) for value in np.unique(labels)]
+    counts = np.zeros(high - low + 1, dtype=np.int64)
+    for part in labels:  # plane by plane: counting takes eight bytes per voxel
+        counts += np.bincount(part.reshape(-1).astype(np.int64) - low, minlength=len(counts))
+    return [int(index) + low for index in np.flatnonzero(counts)]
 
 
 def _geometry(

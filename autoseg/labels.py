@@ -45,16 +45,25 @@ class LabelScheme:
     declared_count: int
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], region_order: tuple[int, ...] = (), *, where: str) -> LabelScheme:
+    def from_table(
+        cls,
+        table: Mapping[str, Any],
+        region_order: tuple[int, ...] = (),
+        *,
+        where: str,
+        label_map: Mapping[str, int] | None = None,
+    ) -> LabelScheme:
         """Read nnU-Net's label table: name -> integer, or name -> list of integers for a region.
 
         Args:
             table: The ``labels`` entry of dataset.json; must declare ``background`` as 0.
             region_order: The ``regions_class_order`` entry; required with regions.
             where: File to name in errors.
+            label_map: Value in the files -> value in the table, for files whose values are not those of the table.
+                The scheme then speaks of the values in the files, so that nothing is ever converted.
 
         Raises:
-            DatasetError: When the table is malformed.
+            DatasetError: When the table or the map is malformed.
         """
         entries = {name: _as_values(name, value, where) for name, value in table.items()}
         if entries.get("background") != (0,):
@@ -76,6 +85,13 @@ class LabelScheme:
             foreground.sort(key=lambda t: t.values)
             if len({t.values for t in foreground}) != len(foreground):
                 raise DatasetError(f"{where}: two labels share a value: {dict(table)}")
+        if label_map:
+            stored = _inverted(label_map, {*known, *(ignore or ())}, where)
+            foreground = [Target(name=t.name, values=tuple(stored[v] for v in t.values)) for t in foreground]
+            region_order = tuple(stored.get(int(v), int(v)) for v in region_order)
+            ignore = ignore and (stored[ignore[0]],)
+            if not has_regions:
+                foreground.sort(key=lambda t: t.values)
         return cls(
             targets=tuple(foreground),
             has_regions=has_regions,
@@ -83,6 +99,31 @@ class LabelScheme:
             ignore_value=ignore[0] if ignore else None,
             declared_count=len(table),
         )
+
+    @classmethod
+    def from_declaration(
+        cls, declaration: Mapping[str, Any], *, where: str, label_map: Mapping[str, int] | None = None
+    ) -> LabelScheme:
+        """Read the labels of a parsed dataset.json, nnU-Net's or the Decathlon's, with its label map.
+
+        Args:
+            declaration: Entries labels and, where there are any, regions_class_order and label_map.
+            where: File to name in errors.
+            label_map: Instead of the entry label_map.
+
+        Raises:
+            DatasetError: When an entry is malformed.
+        """
+        table = declaration.get("labels")
+        if not isinstance(table, Mapping):
+            raise DatasetError(f"{where}: labels must map names to integers, found {table!r}")
+        if table and all(str(key).isdecimal() and isinstance(name, str) for key, name in table.items()):
+            table = _turned_round(table, where)
+        order = declaration.get("regions_class_order") or []
+        if not isinstance(order, list) or not all(isinstance(v, int) for v in order):
+            raise DatasetError(f"{where}: regions_class_order must be a list of integers, found {order!r}")
+        mapped = label_map or declaration.get("label_map")
+        return cls.from_table(table, tuple(order), where=where, label_map=mapped)
 
     @property
     def num_outputs(self) -> int:
@@ -116,6 +157,44 @@ class LabelScheme:
         for channel, value in zip(scores, self.region_order, strict=True):
             segmentation[channel > 0.5] = value
         return segmentation
+
+
+def _turned_round(table: Mapping[str, Any], where: str) -> dict[str, int]:
+    """The Decathlon maps values to names, 0 being the background by any name."""
+    by_name = {"background": 0}
+    for value, name in table.items():
+        if int(value) and name in by_name:
+            raise DatasetError(f"{where}: two labels are called {name!r}")
+        if int(value):
+            by_name[name] = int(value)
+    return by_name
+
+
+def _inverted(label_map: Mapping[str, int], known: set[int], where: str) -> dict[int, int]:
+    """Value in the table -> value in the files.
+
+    Raises:
+        DatasetError: When the map is no table of integers, leaves a label out, or gives one two values.
+    """
+    if not isinstance(label_map, Mapping) or not all(
+        str(k).lstrip("-").isdecimal() and isinstance(v, int) and not isinstance(v, bool) for k, v in label_map.items()
+    ):
+        raise DatasetError(f'{where}: label_map must be {{"value in the files": label, ...}}, found {label_map!r}')
+    stored = {0: 0}
+    for key, value in label_map.items():
+        if value in stored and stored[value] != int(key):
+            raise DatasetError(
+                f"{where}: label_map gives {stored[value]} and {key} the same label {value}; give them labels of "
+                "their own, and unite them in a region"
+            )
+        stored[value] = int(key)
+    if left_out := sorted(known - set(stored)):
+        raise DatasetError(f"{where}: label_map says nothing about the label(s) {', '.join(map(str, left_out))}")
+    if foreign := sorted(set(stored) - known):
+        raise DatasetError(f"{where}: label_map names the label {foreign[0]}, which labels does not declare")
+    if any(value <= 0 for label, value in stored.items() if label):
+        raise DatasetError(f"{where}: label_map must map positive values, found {dict(label_map)}")
+    return stored
 
 
 def _as_values(name: str, value: Any, where: str) -> tuple[int, ...]:  # noqa: ANN401 - parsed JSON

@@ -25,6 +25,28 @@ class Fold:
     val: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitRule:
+    """How the cases of a dataset are split into folds.
+
+    Args:
+        num_folds: Folds wanted.
+        split_by: "group" keeps the cases of a group together, "domain" holds out one domain per fold; None keeps
+            groups together where there are any.
+        stratify: Give every fold its share of each domain, or of the cases that have each label; None does neither.
+    """
+
+    num_folds: int = 5
+    split_by: Literal["group", "domain"] | None = None
+    stratify: Literal["domain", "labels"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_folds < 2:
+            raise ValueError(f"at least two folds are needed, got {self.num_folds}")
+        if self.split_by == "domain" and self.stratify is not None:
+            raise ValueError("folds that hold out a domain each cannot be stratified")
+
+
 def make_splits(case_ids: Sequence[str], *, num_folds: int = 5) -> tuple[Fold, ...]:
     """Shuffle cases into folds exactly as nnU-Net does (scikit-learn's KFold with seed 12345 over sorted ids).
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg.codec import read_json, write_json
+from autoseg.dataset import DatasetSource
 from autoseg.errors import MissingArtifactError, SettingsError
 from autoseg.plan import Plan
-from autoseg.splits import FoldName, fold_dir_name
+from autoseg.splits import FoldName, SplitRule, fold_dir_name
 
 SCHEMA_VERSION = 1
 _RECORD = "workspace.json"
@@ -16,10 +17,18 @@ _RECORD = "workspace.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkspaceRecord:
-    """What workspace.json says: which dataset the workspace belongs to."""
+    """What workspace.json says: which dataset the workspace belongs to.
+
+    Args:
+        dataset: Its folder; None for a workspace that can only predict.
+        source: How it was given, where its dataset.json does not say everything.
+        folds: How its cases are split, where somebody asked for it.
+    """
 
     schema_version: int = SCHEMA_VERSION
     dataset: str | None
+    source: DatasetSource | None = None
+    folds: SplitRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,16 @@ class RunPaths:
     def last(self) -> Path:
         """Checkpoint to resume from."""
         return self.root / "checkpoint_last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before the last one, while training goes on; taken where the last cannot be read."""
+        return self.root / "checkpoint_previous.pt"
+
+    @property
+    def damaged(self) -> Path:
+        """A last checkpoint that could not be read, kept for a look at it."""
+        return self.root / "checkpoint_damaged.pt"
 
     @property
     def best(self) -> Path:
@@ -75,8 +94,21 @@ class Workspace:
     root: Path
 
     @classmethod
-    def create(cls, root: Path, dataset: Path | None) -> Workspace:
+    def create(
+        cls,
+        root: Path,
+        dataset: Path | None,
+        *,
+        source: DatasetSource | None = None,
+        folds: SplitRule | None = None,
+    ) -> Workspace:
         """Make the folder and record its dataset; an existing workspace of the same dataset is kept.
+
+        Args:
+            root: The folder.
+            dataset: Folder of the dataset; None for a workspace that can only predict.
+            source: How the dataset was given; None keeps what is recorded.
+            folds: How cases are split; None keeps what is recorded.
 
         Raises:
             SettingsError: When the folder is the workspace of another dataset. One whose recorded dataset is gone is
@@ -87,7 +119,15 @@ class Workspace:
             recorded = workspace.dataset_root
             if recorded != dataset.resolve() and recorded.is_dir():
                 raise SettingsError(f"{workspace.root} is the workspace of {recorded}; name another folder with -w")
-        write_json(WorkspaceRecord(dataset=None if dataset is None else str(dataset.resolve())), workspace.record_path)
+        known = WorkspaceRecord(dataset=None)
+        if workspace.record_path.is_file():
+            known = read_json(WorkspaceRecord, workspace.record_path)
+        record = WorkspaceRecord(
+            dataset=None if dataset is None else str(dataset.resolve()),
+            source=source or known.source,
+            folds=folds or known.folds,
+        )
+        write_json(record, workspace.record_path)
         return workspace
 
     @classmethod
@@ -121,6 +161,21 @@ class Workspace:
         if recorded is None:
             raise MissingArtifactError(f"the workspace {self.root} has no dataset; it can only predict")
         return Path(recorded)
+
+    @property
+    def dataset_source(self) -> DatasetSource:
+        """How to load the dataset again as it was given.
+
+        Raises:
+            MissingArtifactError: When the workspace was made without a dataset.
+        """
+        recorded = read_json(WorkspaceRecord, self.record_path)
+        return replace(recorded.source or DatasetSource(root=Path()), root=self.dataset_root)
+
+    @property
+    def split_rule(self) -> SplitRule | None:
+        """How cases were asked to be split; None where nobody asked."""
+        return read_json(WorkspaceRecord, self.record_path).folds
 
     @property
     def has_dataset(self) -> bool:

@@ -12,12 +12,11 @@ from autoseg.dataset import Case, load_dataset
 from autoseg.errors import DatasetError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Geometry, Reorientation
-from autoseg.image import Image, Segmentation, write_image, write_segmentation
+from autoseg.image import Image, Segmentation, distinct_values, write_image, write_segmentation
 from autoseg.labels import LabelScheme
 from autoseg.measurement import (
     CaseMeasurement,
     MeasureJob,
-    distinct_values,
     measure_case,
     measure_file,
     merge,

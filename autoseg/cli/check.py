@@ -9,22 +9,49 @@ import typer
 
 from autoseg.cli.app import EXIT_WRONG_USE, command
 from autoseg.cli.console import output
+from autoseg.cli.dataset_options import (
+    ChannelNames,
+    Dataset,
+    Images,
+    LabelMap,
+    Labels,
+    LabelValues,
+    Table,
+    dataset_source,
+)
 from autoseg.cli.options import Directory, Workers
 
-Dataset = Annotated[Path | None, typer.Argument(help="Folder in nnU-Net's raw format; default: the one named by -C.")]
 Report = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report as JSON.")]
 
 
 @command("check")
 def check(
-    dataset: Dataset = None, directory: Directory = Path(), workers: Workers = 0, report_path: Report = None
+    dataset: Dataset = None,
+    directory: Directory = Path(),
+    images: Images = None,
+    labels: Labels = None,
+    table: Table = None,
+    channel_name: ChannelNames = None,
+    label: LabelValues = None,
+    label_map: LabelMap = None,
+    workers: Workers = 0,
+    report_path: Report = None,
 ) -> None:
     """List the problems of a dataset at once, before anything is planned; no voxel is read."""
     from autoseg.check import check_dataset
     from autoseg.codec import write_json
     from autoseg.dataset import load_dataset
 
-    loaded = load_dataset(directory if dataset is None else dataset)
+    source = dataset_source(
+        directory if dataset is None else dataset,
+        images=images,
+        labels=labels,
+        table=table,
+        channel_names=channel_name,
+        label_values=label,
+        label_map=label_map,
+    )
+    loaded = load_dataset(source)
     report = check_dataset(loaded, workers=workers or 0)
     for problem in report.problems:
         output.print(f"{problem.severity}: {problem}", markup=False, highlight=False)

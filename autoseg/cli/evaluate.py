@@ -10,6 +10,7 @@ from rich.table import Table
 
 from autoseg.cli.app import EXIT_SOME_FAILED, command
 from autoseg.cli.console import errors, messages, output
+from autoseg.cli.dataset_options import LabelMap, read_label_map
 from autoseg.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -21,13 +22,16 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write all s
 
 
 @command("evaluate")
-def evaluate(reference: Reference, prediction: Prediction, output_path: Output = None) -> None:
+def evaluate(
+    reference: Reference, prediction: Prediction, output_path: Output = None, label_map: LabelMap = None
+) -> None:
     """Score predictions against references: Dice and IoU per case and label."""
-    from autoseg.evaluation.report import evaluate_folder, write_csv, write_evaluation
+    from autoseg.evaluation.report import declared_labels, evaluate_folder, write_csv, write_evaluation
 
     if output_path is not None and output_path.suffix not in (".json", ".csv"):
         raise SettingsError(f"-o {output_path}: the name must end in .json or .csv")
-    evaluation = evaluate_folder(reference, prediction)
+    labels = None if label_map is None else declared_labels(reference, label_map=read_label_map(label_map))[0]
+    evaluation = evaluate_folder(reference, prediction, labels)
     show_evaluation(evaluation)
     if output_path is not None:
         (write_evaluation if output_path.suffix == ".json" else write_csv)(evaluation, output_path)

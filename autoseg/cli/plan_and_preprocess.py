@@ -9,10 +9,19 @@ import typer
 
 from autoseg.cli.app import command
 from autoseg.cli.console import ConsoleProgress, output
+from autoseg.cli.dataset_options import (
+    ChannelNames,
+    Dataset,
+    Images,
+    LabelMap,
+    Labels,
+    LabelValues,
+    Table,
+    dataset_source,
+)
 from autoseg.cli.options import Directory, Workers, WorkspaceDir
 from autoseg.errors import SettingsError
 
-Dataset = Annotated[Path | None, typer.Argument(help="Folder in nnU-Net's raw format; default: the one named by -C.")]
 GpuMemory = Annotated[
     float | None, typer.Option("--gpu-memory", min=0.01, help="GPU memory in GiB to size networks for.")
 ]
@@ -30,6 +39,12 @@ def plan_and_preprocess(
     dataset: Dataset = None,
     directory: Directory = Path(),
     workspace: WorkspaceDir = None,
+    images: Images = None,
+    labels: Labels = None,
+    table: Table = None,
+    channel_name: ChannelNames = None,
+    label: LabelValues = None,
+    label_map: LabelMap = None,
     planner: Annotated[str, typer.Option("--planner", help="unet, resenc_m, resenc_l, resenc_xl, ...")] = "unet",
     gpu_memory: GpuMemory = None,
     spacing: Spacing = None,
@@ -42,8 +57,17 @@ def plan_and_preprocess(
 
     if spacing is not None and min(spacing) <= 0:
         raise SettingsError(f"--spacing must be positive millimetres, got {spacing}")
-    found = prepare(
+    source = dataset_source(
         directory if dataset is None else dataset,
+        images=images,
+        labels=labels,
+        table=table,
+        channel_names=channel_name,
+        label_values=label,
+        label_map=label_map,
+    )
+    found = prepare(
+        source,
         workspace=workspace,
         planner=planner,
         gpu_memory_gb=gpu_memory,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -198,11 +198,14 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
         writer.writerows([getattr(row, column) for column in columns] for row in evaluation.cases)
 
 
-def declared_labels(reference_dir: Path) -> tuple[LabelScheme | None, str | None]:
+def declared_labels(
+    reference_dir: Path, *, label_map: Mapping[str, int] | None = None
+) -> tuple[LabelScheme | None, str | None]:
     """Labels and file ending of the dataset.json that belongs to a folder of references; None without one.
 
     Args:
         reference_dir: dataset.json lies in it or in the folder above it.
+        label_map: Value in the files -> value in dataset.json; None takes the map that may stand there.
 
     Raises:
         DatasetError: When the file is malformed.
@@ -216,9 +219,8 @@ def declared_labels(reference_dir: Path) -> tuple[LabelScheme | None, str | None
             raise DatasetError(f"{path} cannot be read as JSON: {error}") from None
         if not isinstance(table, dict) or not isinstance(table.get("labels"), dict):
             raise DatasetError(f"{path} declares no labels")
-        order = tuple(table.get("regions_class_order") or ())
         ending = table.get("file_ending")
-        return LabelScheme.from_table(table["labels"], order, where=str(path)), ending if isinstance(
+        return LabelScheme.from_declaration(table, where=str(path), label_map=label_map), ending if isinstance(
             ending, str
         ) else None
     return None, None

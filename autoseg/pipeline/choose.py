@@ -116,7 +116,7 @@ def _select(
     *,
     complete: bool,
 ) -> Ensemble:
-    dataset = load_dataset(workspace.dataset_root)
+    dataset = load_dataset(workspace.dataset_source)
     held_out = candidates[0].segmentations
     references = {case.id: case.label for case in dataset.training if case.id in held_out and case.label is not None}
     selection = select(candidates, references, plan.labels, rule="nested")

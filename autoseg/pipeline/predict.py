@@ -12,7 +12,7 @@ import numpy as np
 
 from autoseg import __version__
 from autoseg.codec import digest, read_json, write_json
-from autoseg.dataset import Case, find_cases
+from autoseg.dataset import Case, find_input, load_dataset
 from autoseg.device import choose_device
 from autoseg.errors import ArtifactError, AutosegError, CasesFailedError, MissingArtifactError, SettingsError
 from autoseg.image import Image, read_image, write_segmentation
@@ -223,10 +223,19 @@ class _StagedPredictor:
 
 
 def _find_input(workspace: Workspace, plan: Plan, images: Path | None) -> tuple[Case, ...]:
-    folder = workspace.dataset_root / "imagesTs" if images is None else images
-    if images is None and not folder.is_dir():
-        raise MissingArtifactError("the dataset has no imagesTs; name a folder of images: autoseg ensemble-predict -i")
-    return find_cases(folder, plan.file_ending, num_channels=len(plan.channels))
+    source = workspace.dataset_source if workspace.has_dataset else None
+    if images is not None:
+        return find_input(source, images, plan.file_ending, num_channels=len(plan.channels))
+    given = workspace.dataset_source
+    folder = given.root / "imagesTs"
+    if given.is_declared and folder.is_dir():  # even if the training cases are gone
+        return find_input(given, folder, plan.file_ending, num_channels=len(plan.channels))
+    tests = load_dataset(given).test
+    if not tests:
+        raise MissingArtifactError(
+            "the dataset has no imagesTs and no other case to predict; name a folder: autoseg ensemble-predict -i"
+        )
+    return tests
 
 
 def _given_ensemble(workspace: Workspace, plan: Plan, members: Sequence[str]) -> Ensemble:

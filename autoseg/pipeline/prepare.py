@@ -8,7 +8,8 @@ from pathlib import Path
 
 from autoseg.check import CheckReport, check_dataset
 from autoseg.codec import digest, read_json, write_json
-from autoseg.dataset import Case, Dataset, load_dataset
+from autoseg.dataset import Case, Dataset, DatasetSource, load_dataset
+from autoseg.dataset.loading import remembered
 from autoseg.errors import DatasetError, SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.hardware import planning_memory
@@ -25,7 +26,7 @@ from autoseg.workspace import Workspace
 
 
 def plan_and_preprocess(
-    dataset: Path | str,
+    dataset: Path | str | DatasetSource,
     *,
     workspace: Path | str | None = None,
     planner: str = "unet",
@@ -38,7 +39,7 @@ def plan_and_preprocess(
     """Check, measure, plan, split and preprocess a dataset; what is complete and unchanged is kept.
 
     Args:
-        dataset: Folder in nnU-Net's raw format.
+        dataset: Folder with a dataset.json, nnU-Net's or the Decathlon's; or how the dataset is given without one.
         workspace: Folder for everything derived; None takes ``dataset``/autoseg.
         planner: Name in the planner registry.
         gpu_memory_gb: Memory to size networks for; None looks at the machine.
@@ -52,11 +53,13 @@ def plan_and_preprocess(
         PlanError: When no plan fits.
     """
     progress = progress or LoggingProgress()
-    root = Path(dataset)
+    source = dataset if isinstance(dataset, DatasetSource) else DatasetSource(root=Path(dataset))
+    folder = source.root / "autoseg" if workspace is None else Path(workspace)
+    source = _as_given_before(source, folder)
     workers = default_workers() if workers is None else workers
-    loaded = load_dataset(root)
+    loaded = load_dataset(source)
     chosen = PLANNERS.get(planner, allow_reference=True)()  # before any work: a typo should not cost minutes
-    space = Workspace.create(root / "autoseg" if workspace is None else Path(workspace), root)
+    space = Workspace.create(folder, source.root, source=remembered(source, loaded))
     progress.message(f"{loaded.name}: {len(loaded.training)} training cases, {', '.join(loaded.channels)}")
     report = _check(loaded, space, progress)
     fingerprint = _fingerprint(loaded, space, report.majority_orientation, workers, progress)
@@ -70,9 +73,19 @@ def plan_and_preprocess(
     return space
 
 
+def _as_given_before(source: DatasetSource, folder: Path) -> DatasetSource:
+    """What the workspace remembers of the dataset, where the command says no more than its folder."""
+    recorded = Workspace(folder.resolve())
+    if source != DatasetSource(root=source.root) or not recorded.record_path.is_file() or not recorded.has_dataset:
+        return source
+    known = recorded.dataset_source
+    return known if known.root.resolve() == source.root.resolve() else source
+
+
 def case_digest(case: Case) -> str:
     """Changes when a file of a case does: its name, size or time."""
-    files = [*case.images, *([case.label] if case.label else [])]
+    paths = [*case.images, *([case.label] if case.label else [])]
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     states = [(str(path), path.stat()) for path in files]
     return digest([[path, state.st_size, state.st_mtime_ns] for path, state in states])
 

@@ -1,0 +1,58 @@
+"""Cases and datasets as values, whatever format they were found in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.labels import LabelScheme
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """Files of one patient or specimen.
+
+    Args:
+        id: Name of the case, unique in the dataset.
+        images: One file per channel, or one file with all channels; a folder is a DICOM series.
+        label: Its reference segmentation, where there is one.
+        group: Cases of one group never fall on both sides of a split.
+        domain: Where it was acquired, for folds and reports.
+        phase: Point in time, such as "ED" in cardiac images, for reports.
+        view: Direction of view, for reports.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    group: str | None = None
+    domain: str | None = None
+    phase: str | None = None
+    view: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A dataset as declared.
+
+    Args:
+        root: Its folder.
+        name: Folder name.
+        channels: Declared channel names in order; a name chooses the normalization.
+        labels: Declared labels.
+        file_ending: Ending of labels and predictions, with the dot; of images too where nothing else is said.
+        declared_count: Number of training cases that dataset.json states (nnU-Net plans with it).
+        training: Labelled cases, ordered by id.
+        test: Cases without label that wait for a prediction, ordered by id.
+        declared_in: What declares channels and labels, for messages.
+    """
+
+    root: Path
+    name: str
+    channels: tuple[str, ...]
+    labels: LabelScheme
+    file_ending: str
+    declared_count: int
+    training: tuple[Case, ...]
+    test: tuple[Case, ...]
+    declared_in: str = "dataset.json"

@@ -1,0 +1,84 @@
+"""Datasets described by a CSV file with one row per case."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from autoseg.dataset.case import Case, Dataset
+from autoseg.dataset.patterns import assemble
+from autoseg.dataset.source import DatasetSource
+from autoseg.errors import DatasetError
+
+_TEST = ("test", "ts")
+_TRAINING = ("train", "training", "tr", "")
+_KNOWN = ("case", "image", "label", "group", "domain", "phase", "view", "split")
+
+
+def load_table(source: DatasetSource, path: Path) -> Dataset:
+    """Load a dataset from a table with the columns case, image (or image_<channel> each) and label.
+
+    The columns group, domain, phase, view and split (train or test) may be there; rows without label are cases to
+    predict. Paths are relative to the table's folder.
+
+    Args:
+        source: May name channels and labels.
+        path: The table.
+
+    Raises:
+        DatasetError: When the table is malformed; names the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} cannot be read as a table: {error}") from None
+    image_columns = _image_columns(columns, path)
+    cases, lines = [], dict[str, int]()
+    for line, row in enumerate(rows, start=2):
+        case = _case({key: (value or "").strip() for key, value in row.items() if key}, image_columns, path, line)
+        if case.id in lines:
+            raise DatasetError(f"{path}: case {case.id} stands in line {lines[case.id]} and in line {line}")
+        lines[case.id] = line
+        cases.append(case)
+    named = tuple(name.removeprefix("image_") for name in image_columns) if image_columns != ["image"] else ()
+    given = source if source.channel_names else replace(source, channel_names=named)
+    return assemble(given, sorted(cases, key=lambda case: case.id), declared_in=str(path))
+
+
+def _image_columns(columns: Sequence[str], path: Path) -> list[str]:
+    channels = [name for name in columns if name.startswith("image_")]
+    found = ["image"] if "image" in columns else channels
+    if "case" not in columns or not found or ("image" in columns and channels):
+        raise DatasetError(
+            f"{path} needs the columns case, image (or one image_<channel> per channel) and label; "
+            f"found {', '.join(columns) or 'none'}"
+        )
+    if foreign := [name for name in columns if name not in _KNOWN and name not in channels]:
+        raise DatasetError(f"{path}: the column {foreign[0]!r} means nothing; known are {', '.join(_KNOWN)}")
+    return found
+
+
+def _case(row: dict[str, str], image_columns: Sequence[str], path: Path, line: int) -> Case:
+    if not row["case"] or any(not row[column] for column in image_columns):
+        raise DatasetError(f"{path}, line {line}: case or image is empty")
+    part = row.get("split", "").lower()
+    if part not in (*_TEST, *_TRAINING):
+        raise DatasetError(f"{path}, line {line}: split must be train or test, found {part!r}")
+    label = row.get("label", "")
+    if part in _TRAINING[:-1] and not label:
+        raise DatasetError(f"{path}, line {line}: case {row['case']} is for training and has no label")
+    return Case(
+        id=row["case"],
+        images=tuple((path.parent / row[column]).resolve() for column in image_columns),
+        label=(path.parent / label).resolve() if label and part not in _TEST else None,
+        group=row.get("group") or None,
+        domain=row.get("domain") or None,
+        phase=row.get("phase") or None,
+        view=row.get("view") or None,
+    )
