@@ -99,7 +99,7 @@ def train(
     scores: dict[str, float | None] = {}
     mean: float | None = None
     if fold_name != "all":
-        dataset = load_dataset(workspace.dataset_root)
+        dataset = load_dataset(workspace.dataset_source)
         evaluation = predict_held_out(job, dataset, progress, again=validate_only)
         scores = {name: metrics.get("dice") for name, metrics in evaluation.labels.items()}
         mean = evaluation.mean.get("dice")
