@@ -45,6 +45,8 @@ class TrainingConfig:
         seed: Seed of weights, patch choice and augmentation.
         precision: Arithmetic of forward and backward passes; "auto" is float16 on CUDA, float32 on a CPU, except
             under a time budget where bfloat16 is taken when it was measured to be faster.
+        deterministic: Whether operations must repeat bit for bit on a GPU too, which is slower; where torch has no
+            such operation it warns. A CPU repeats anyway.
     """
 
     trainer: str = "supervised"
@@ -62,6 +64,7 @@ class TrainingConfig:
     foreground_share: float = 0.33
     seed: int = 0
     precision: Precision = "auto"
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         lengths = [name for name in ("epochs", "iterations", "time_budget") if getattr(self, name) is not None]
@@ -111,12 +114,17 @@ class TrainingConfig:
             raise SettingsError(str(error)) from None
 
 
+_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+
+
 def _parse_value(name: str, text: str, kind: Any) -> object:  # noqa: ANN401 - a typing construct
     """Read the text of a setting as the type that its field declares."""
     kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
     if text.lower() in ("none", "null") and type(None) in kinds:
         return None
     candidates: list[object] = [text]
+    if text.lower() in _TRUTH:
+        candidates.insert(0, _TRUTH[text.lower()])
     for convert in (float, int):
         try:
             candidates.insert(0, convert(text))

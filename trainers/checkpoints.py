@@ -12,7 +12,7 @@ from torch import nn
 from autoseg.codec import from_plain, to_plain
 from autoseg.errors import ArtifactError
 from autoseg.history import EpochRow
-from autoseg.inference.model import ModelRecord, read_checkpoint, write_checkpoint
+from autoseg.inference.model import Checkpoint, ModelRecord, read_checkpoint, write_checkpoint
 from autoseg.progress import Progress
 from autoseg.workspace import RunPaths
 
@@ -50,7 +50,10 @@ def save_training(
     is_best: bool,
     is_final: bool,
 ) -> None:
-    """Write checkpoint_last with all that a resume needs; the best and the final one hold weights only."""
+    """Write checkpoint_last with all that a resume needs; the best and the final one hold weights only.
+
+    The last but one is kept until the end, because a file system may lose what was written before a power failure.
+    """
     weights = network.state_dict()
     training: dict[str, Any] = {
         "optimizer": optimizer.state_dict(),
@@ -59,9 +62,12 @@ def save_training(
     }
     if is_best:
         write_checkpoint(run.best, record=record, weights=weights, training=None)
+    if run.last.is_file():
+        run.last.replace(run.previous)
     write_checkpoint(run.last, record=record, weights=weights, training=training)
     if is_final:
         write_checkpoint(run.final, record=record, weights=weights, training=None)
+        run.previous.unlink(missing_ok=True)
 
 
 def resume_training(
@@ -75,12 +81,14 @@ def resume_training(
 ) -> TrainingState:
     """Load checkpoint_last into network and optimizer; without one, the run begins anew.
 
+    A file that cannot be read is set aside, and the one before it is taken.
+
     Raises:
-        ArtifactError: When the checkpoint cannot be read or belongs to another network.
+        ArtifactError: When no checkpoint can be read, or it belongs to another network.
     """
-    if not run.last.is_file():
+    checkpoint = _read_newest(run, device, progress)
+    if checkpoint is None:
         return TrainingState()
-    checkpoint = read_checkpoint(run.last, device)
     if checkpoint.training is None:
         raise ArtifactError(f"{run.last} holds no training state; remove {run.root} to train anew")
     try:
@@ -93,3 +101,18 @@ def resume_training(
         raise ArtifactError(f"{run.last} does not fit this run ({reason}); remove {run.root} to train anew") from None
     progress.message(f"going on after {state.step} iterations and {state.seconds:.0f} s of training")
     return state
+
+
+def _read_newest(run: RunPaths, device: torch.device, progress: Progress) -> Checkpoint | None:
+    """The newest checkpoint that can be read; None when there is none at all."""
+    if not run.last.is_file():  # stopped between two renames, or never begun
+        return read_checkpoint(run.previous, device) if run.previous.is_file() else None
+    try:
+        return read_checkpoint(run.last, device)
+    except ArtifactError as error:
+        if not run.previous.is_file():
+            raise
+        checkpoint = read_checkpoint(run.previous, device)
+        run.last.replace(run.damaged)  # else it would take the place of the readable one at the next save
+        progress.message(f"{error}; it is kept as {run.damaged.name}, and {run.previous.name} is taken instead")
+        return checkpoint

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +20,9 @@ from autoseg.training import TrainingConfig, num_input_channels
 
 from .optimization import build_optimizer
 from .sizing import ConcretePrecision
+from .splitting import BatchSplitting
+
+logger = logging.getLogger("autoseg")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,6 +39,7 @@ class Stepper:
         device: Where to compute.
         precision: Arithmetic of forward and backward.
         gradient_clip: Largest global gradient norm.
+        splitting: Computes a batch in parts when memory runs out.
     """
 
     network: nn.Module
@@ -43,6 +49,7 @@ class Stepper:
     device: torch.device
     precision: ConcretePrecision
     gradient_clip: float
+    splitting: BatchSplitting
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Outputs per scale, full resolution first, for images (b,c,...) that lie on the device."""
@@ -54,16 +61,35 @@ class Stepper:
         return outputs if isinstance(outputs, list) else [outputs]
 
     def step(self, images: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
-        """Take one step and return the loss, which stays on the device: reading it every step would synchronize."""
-        self.optimizer.zero_grad(set_to_none=True)
-        outputs = self.forward(images.to(self.device, non_blocking=True))
-        loss: torch.Tensor = self.criterion(outputs, [t.to(self.device, non_blocking=True) for t in targets])
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has not typed it
+        """Take one step and return the loss, which stays on the device: reading it every step would synchronize.
+
+        Raises:
+            TrainingError: When a single patch is too much for the device's memory.
+        """
+        loss = None
+        while loss is None:
+            with suppress(torch.OutOfMemoryError):  # what the attempt held is freed when this block is left
+                loss = self._accumulate(images, targets)
+            if loss is None:
+                self.splitting.shrink(len(images), self.device)
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach()
+        return loss
+
+    def _accumulate(self, images: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
+        """Add up the gradients of a batch, in as many parts as memory asks for; return the mean loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.splitting.parts(len(images))
+        losses = []
+        for part in parts:
+            outputs = self.forward(images[part].to(self.device, non_blocking=True))
+            loss = self.criterion(outputs, [t[part].to(self.device, non_blocking=True) for t in targets])
+            share = (part.stop - part.start) / len(images)
+            self.scaler.scale(loss * share if len(parts) > 1 else loss).backward()
+            losses.append(loss.detach() * share)
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
 def make_stepper(
@@ -76,6 +102,7 @@ def make_stepper(
     weight_decay: float,
     precision: ConcretePrecision,
     device: torch.device,
+    tell: Callable[[str], None] = logger.info,
 ) -> Stepper:
     """Build network, loss and optimizer for a configuration; the seed decides the initial weights."""
     torch.manual_seed(config.seed)
@@ -87,14 +114,15 @@ def make_stepper(
         # Channels last lets the CPU and tensor cores read a voxel's features in one go.
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # stubs lack 3d
     network.train()
+    criterion = build_loss(
+        config.loss,
+        labels=plan.labels,
+        batch_dice=configuration.batch_dice,
+        num_scales=len(configuration.network.output_strides),
+    ).to(device)
     return Stepper(
         network=network,
-        criterion=build_loss(
-            config.loss,
-            labels=plan.labels,
-            batch_dice=configuration.batch_dice,
-            num_scales=len(configuration.network.output_strides),
-        ).to(device),
+        criterion=criterion,
         optimizer=build_optimizer(
             network,
             "adamw" if optimizer == "adamw" else "sgd",
@@ -106,6 +134,7 @@ def make_stepper(
         device=device,
         precision=precision,
         gradient_clip=config.gradient_clip,
+        splitting=BatchSplitting(criterion, tell),
     )
 
 

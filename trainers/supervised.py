@@ -22,6 +22,7 @@ from autoseg.training import FitReport, RunRecord, TrainingJob, num_input_channe
 from .agreement import agree_on_run
 from .checkpoints import TrainingState, resume_training, save_training
 from .optimization import Length, polynomial_learning_rate, run_length, set_learning_rate
+from .repeatable import deterministic_algorithms
 from .step import Stepper, make_stepper, require_finite
 from .validation import PatchScore, validate
 
@@ -42,6 +43,10 @@ class SupervisedTrainer:
             TrainingError: When the loss is no longer a number.
             ArtifactError: When a checkpoint or preprocessed case cannot be read.
         """
+        with deterministic_algorithms(wanted=job.config.deterministic):
+            return self._fit(job, progress)
+
+    def _fit(self, job: TrainingJob, progress: Progress) -> FitReport:
         clock = _Clock.start()
         device = torch.device(job.device)
         record = agree_on_run(job, device, progress)
@@ -54,6 +59,7 @@ class SupervisedTrainer:
             weight_decay=record.weight_decay,
             precision=record.precision,
             device=device,
+            tell=progress.message,
         )
         state = resume_training(
             job.run,

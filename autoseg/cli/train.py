@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,9 @@ def train(
     device: Device = "auto",
     workers: Workers = None,
     *,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Repeat bit for bit on a GPU too; slower.")
+    ] = False,
     validate_only: Annotated[bool, typer.Option("--validate-only", help="Predict and score held-out cases.")] = False,
 ) -> None:
     """Train a fold, then predict and score its held-out cases; an interrupted run goes on."""
@@ -37,6 +41,8 @@ def train(
         raise SettingsError("--epochs, --iterations and --time-budget exclude each other; give one")
     if validate_only and fold is None:
         raise SettingsError("--validate-only needs a fold, for instance fold0")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may not repeat; read at start
     # Both import torch, which takes seconds: only after the words are known to be right.
     from autoseg.pipeline.train import train as train_fold
     from autoseg.pipeline.train import train_missing
@@ -45,6 +51,8 @@ def train(
     assignments = list(settings or ())
     given = {"epochs": epochs, "iterations": iterations, "seed": seed}
     assignments += [f"{name}={value}" for name, value in given.items() if value is not None]
+    if deterministic:
+        assignments.append("deterministic=true")
     if time_budget is not None:
         assignments.append(f"time_budget={parse_duration(time_budget)}")
     config = TrainingConfig().with_settings(assignments)

@@ -22,6 +22,11 @@ class DiceCrossEntropyLoss(nn.Module):
         self.cross_entropy = CrossEntropyLoss(labels=labels)
         self.dice = SoftDiceLoss(labels=labels, batch_dice=batch_dice)
 
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Whether the loss of a batch is the mean of the losses of its patches."""
+        return self.cross_entropy.is_mean_over_samples and self.dice.is_mean_over_samples
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
 

@@ -24,6 +24,11 @@ class CrossEntropyLoss(nn.Module):
         super().__init__()
         self.labels = labels
 
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Whether the loss of a batch is the mean of the losses of its patches: not where voxels are ignored."""
+        return self.labels.ignore_value is None
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
 

@@ -40,6 +40,11 @@ class DeepSupervisionLoss(nn.Module):
         self.loss = loss
         self.weights = scale_weights(num_scales)
 
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Whether the loss of a batch is the mean of the losses of its patches; a loss that does not say is not."""
+        return bool(getattr(self.loss, "is_mean_over_samples", False))
+
     def forward(self, outputs: Sequence[Tensor] | Tensor, targets: Sequence[Tensor]) -> Tensor:
         """Compute the loss.
 

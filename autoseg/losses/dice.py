@@ -29,6 +29,11 @@ class SoftDiceLoss(nn.Module):
         self.batch_dice = batch_dice
         self.smooth = smooth
 
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Whether the loss of a batch is the mean of the losses of its patches."""
+        return not self.batch_dice
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
 

@@ -34,6 +34,16 @@ class InterruptAfter(LoggingProgress):
             raise KeyboardInterrupt
 
 
+class Listener(LoggingProgress):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
 def weights(workspace: Workspace, configuration: str) -> dict[str, torch.Tensor]:
     return read_checkpoint(workspace.run(configuration, 0).final).weights
 
@@ -103,13 +113,38 @@ def test_a_loss_that_is_not_a_number_names_the_cases_and_keeps_the_checkpoint(wo
     assert last.read_bytes() == before
 
 
-def test_a_truncated_checkpoint_is_named(workspace: Workspace) -> None:
+def test_a_truncated_checkpoint_gives_way_to_the_one_before(workspace: Workspace, tmp_path: Path) -> None:
+    other = Workspace(Path(shutil.copytree(workspace.root, tmp_path / "other")))
+    train(workspace, "2d", 0, config=SHORT, device="cpu", workers=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(other, "2d", 0, config=SHORT, device="cpu", workers=0, progress=InterruptAfter(1))
+    run = other.run("2d", 0)
+    run.last.write_bytes(run.last.read_bytes()[:1000])
+    told = Listener()
+    train(other, "2d", 0, config=SHORT, device="cpu", workers=0, progress=told)
+    assert any("checkpoint_last.pt is not a complete checkpoint" in text for text in told.texts)
+    assert any("going on after 4 iterations" in text for text in told.texts)
+    assert run.damaged.stat().st_size == 1000
+    assert not run.previous.exists()
+    straight, resumed = weights(workspace, "2d"), weights(other, "2d")
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_a_truncated_checkpoint_without_one_before_is_named(workspace: Workspace) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(workspace, "2d", 0, config=SHORT, device="cpu", workers=0, progress=InterruptAfter(0))
     last = workspace.run("2d", 0).last
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(ArtifactError, match=r"checkpoint_last\.pt"):
         train(workspace, "2d", 0, config=SHORT, device="cpu", workers=0)
+    assert last.stat().st_size == 1000
+
+
+def test_deterministic_runs_say_so_and_leave_torch_as_it_was(workspace: Workspace) -> None:
+    config = replace(SHORT, epochs=1, deterministic=True)
+    report = train(workspace, "2d", 0, config=config, device="cpu", workers=0)
+    assert report.record.settings.deterministic
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_the_fold_of_all_cases_trains_without_scores(workspace: Workspace) -> None:
