@@ -47,14 +47,37 @@ def count(picture: np.ndarray, color: np.ndarray) -> int:
 
 
 def test_turned_arrays_give_the_same_picture(tmp_path: Path, image: np.ndarray, segmentation: np.ndarray) -> None:
-    upright = draw(tmp_path / "a.png", image, segmentation, orientation="SPL")
+    reference = np.roll(segmentation, 2, axis=1)
+    upright = draw(tmp_path / "a.png", image, segmentation, reference=reference, orientation="SPL")
     for code in ("SAR", "IPL", "LSP", "ARI"):
         turn = Reorientation.between("SPL", code)
         spacing = tuple(SPACING[axis] for axis in turn.permutation)
-        turned = draw(
-            tmp_path / "b.png", turn.apply(image), turn.apply(segmentation), orientation=code, spacing=spacing
-        )
+        arrays = [turn.apply(array) for array in (image, segmentation, reference)]
+        turned = draw(tmp_path / "b.png", *arrays[:2], reference=arrays[2], orientation=code, spacing=spacing)
         np.testing.assert_array_equal(turned, upright, err_msg=code)
+
+
+@pytest.mark.parametrize(
+    ("place", "axis", "is_behind"),
+    [
+        ((slice(5, 8),), 0, False),  # superior: further up
+        ((slice(None), slice(14, 20)), 0, True),  # posterior: further down in the axial slice
+        ((slice(None), slice(None), slice(10, 16)), 1, True),  # the patient's left: further right
+    ],
+)
+def test_slices_lie_as_a_radiologist_expects_them(
+    place: tuple[slice, ...], axis: int, is_behind: bool, tmp_path: Path, image: np.ndarray
+) -> None:
+    middle = []
+    for number, where in enumerate((place, tuple(slice(0, s.stop - s.start) if s.stop else s for s in place))):
+        segmentation = np.zeros((8, 20, 16), dtype=np.uint8)
+        segmentation[where] = 1
+        picture = draw(tmp_path / f"{number}.png", image, segmentation, orientation="SPL")
+        height, width = picture.shape[:2]
+        part = slice(width // 3, None) if axis == 0 and len(place) == 1 else slice(0, width // 4)  # coronal or axial
+        overlay = picture[int(height * 0.3) : int(height * 0.93), part]
+        middle.append(np.argwhere(np.abs(overlay - ORANGE).max(axis=-1) < 0.02)[:, axis].mean())
+    assert (middle[0] > middle[1]) == is_behind
 
 
 def test_thick_slices_are_drawn_as_tall_as_they_are(tmp_path: Path, segmentation: np.ndarray) -> None:
