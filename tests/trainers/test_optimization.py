@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -66,8 +68,8 @@ def test_warm_up_rises_to_the_initial_rate_and_then_decays_to_zero() -> None:
     rates = [polynomial_learning_rate(1.0, i / 100, warmup=0.1) for i in range(101)]
     assert rates[0] == pytest.approx(0.05)
     assert rates[10] == 1.0
-    assert all(a < b for a, b in zip(rates[:10], rates[1:11], strict=True))
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:11]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
     assert rates[100] == 0.0
 
 
