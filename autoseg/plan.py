@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from typing import Literal
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import IntensityStatistics
 from autoseg.labels import LabelScheme
 
 SCHEMA_VERSION = 1
+
+Accumulation = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +171,7 @@ class Plan:
         median_shape: Median shape after cropping and resampling to full resolution, transposed.
         configurations: What can be trained, by name.
         notes: Sentences about decisions that concern all configurations.
+        accumulation: Type in which prediction sums windows and folds; "float16" is nnU-Net's, for its models.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -184,6 +188,7 @@ class Plan:
     median_shape: tuple[float, ...]
     configurations: tuple[Configuration, ...]
     notes: tuple[str, ...] = ()
+    accumulation: Accumulation = "float32"
 
     def configuration(self, name: str) -> Configuration:
         """Look up a configuration.

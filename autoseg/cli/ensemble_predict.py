@@ -22,6 +22,10 @@ Output = Annotated[
 Members = Annotated[
     list[str] | None, typer.Option("--members", help="CONFIGURATION[:FOLD,FOLD] instead of the selection; repeatable.")
 ]
+Accumulation = Annotated[
+    Literal["float32", "float16"] | None,
+    typer.Option("--accumulation", help="Type that sums windows.", show_default="the plan's"),
+]
 
 
 @command("ensemble-predict")
@@ -33,7 +37,7 @@ def ensemble_predict(
     members: Members = None,
     checkpoint: Annotated[Literal["best", "final"], typer.Option(help="Which weights predict.")] = "final",
     step: Annotated[float, typer.Option(min=0.05, max=1.0, help="Window step as a share of the patch.")] = 0.5,
-    accumulation: Annotated[Literal["float32", "float16"], typer.Option(help="Type that sums windows.")] = "float32",
+    accumulation: Accumulation = None,
     part: Annotated[str, typer.Option(metavar="I/N", help="The I-th of N parts of the cases, from 0.")] = "0/1",
     device: Device = "auto",
     workers: Workers = None,

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import os
 
-from autoseg.cli import check, demo, doctor, ensemble_predict, evaluate, plan, plan_and_preprocess, select, train
+from autoseg.cli import (
+    check,
+    demo,
+    doctor,
+    ensemble_predict,
+    evaluate,
+    interop,
+    plan,
+    plan_and_preprocess,
+    select,
+    train,
+)
 from autoseg.cli.app import app
 
 __all__ = ["app", "main"]
@@ -18,6 +29,7 @@ _COMMANDS = (
     ensemble_predict,
     select,
     evaluate,
+    interop,
     doctor,
     demo,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,9 +13,9 @@ import torch
 from autoseg.errors import DatasetError, SettingsError
 from autoseg.image import Image, Segmentation
 from autoseg.inference.model import Arithmetic, TrainedModel
-from autoseg.inference.sliding_window import Accumulation, Network, choose_batch_size, sliding_window
+from autoseg.inference.sliding_window import Network, choose_batch_size, sliding_window
 from autoseg.labels import LabelScheme
-from autoseg.plan import Configuration, Plan
+from autoseg.plan import Accumulation, Configuration, Plan
 from autoseg.preprocessing.case import CaseTrace, preprocess_case, restore
 from autoseg.preprocessing.previous_stage import indicators
 
@@ -31,7 +31,8 @@ class InferenceOptions:
     Args:
         step: Largest distance of neighbouring tiles as a share of the tile.
         mirroring: Whether to average over mirrored tiles, along the axes that training mirrored.
-        accumulation: Type of sums over tiles and folds; "float16" repeats nnU-Net's arithmetic, for its models.
+        accumulation: Type of sums over tiles and folds; "float16" repeats nnU-Net's arithmetic, for its models. None
+            takes what the plan says.
         device: torch device of the networks.
         precision: Arithmetic of the networks; "auto" is that of training, except float32 for float16 on a CPU.
         batch_size: Patches per call of a network; None chooses by patch and device.
@@ -42,7 +43,7 @@ class InferenceOptions:
 
     step: float = 0.5
     mirroring: bool = True
-    accumulation: Accumulation = "float32"
+    accumulation: Accumulation | None = None
     device: str = "cpu"
     precision: Arithmetic | Literal["auto"] = "auto"
     batch_size: int | None = None
@@ -52,6 +53,10 @@ class InferenceOptions:
             raise ValueError(f"step must lie above 0 and not above 1, got {self.step}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
+
+    def for_plan(self, plan: Plan) -> InferenceOptions:
+        """These options with what they leave to the plan filled in."""
+        return replace(self, accumulation=self.accumulation or plan.accumulation)
 
     def arithmetic(self, trained: Arithmetic) -> Arithmetic:
         """Precision that "auto" means for a model that was trained with ``trained``."""
@@ -85,7 +90,7 @@ class ConfigurationPredictor:
                 raise SettingsError(f"logits of {names} cannot be averaged: the models were trained differently")
         self.plan = plan
         self.models = tuple(models)
-        self.options = options
+        self.options = options.for_plan(plan)
 
     @property
     def configuration(self) -> Configuration:
@@ -150,7 +155,7 @@ def predict_logits(models: Sequence[TrainedModel], image: np.ndarray, options: I
         options: How to predict.
 
     Returns:
-        Logits (k, ...) on the same grid in the type of ``options.accumulation``.
+        Logits (k, ...) on the same grid in the type of ``options.accumulation``, float32 where it says nothing.
 
     Raises:
         SettingsError: When there is no model, or float16 sums overflow.
@@ -203,7 +208,7 @@ def _model_logits(model: TrainedModel, image: np.ndarray, options: InferenceOpti
         mirror_axes=record.mirror_axes if options.mirroring else (),
         # The image may lie on another device than the network, whose size decides.
         batch_size=options.batch_size or choose_batch_size(record.configuration.patch_size, device),
-        accumulation=options.accumulation,
+        accumulation=options.accumulation or "float32",
     ).cpu()
 
 

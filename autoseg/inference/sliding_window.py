@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional as F
 
 from autoseg.errors import ArtifactError, SettingsError
+from autoseg.plan import Accumulation
 
-Accumulation = Literal["float32", "float16"]
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}

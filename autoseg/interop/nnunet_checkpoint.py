@@ -37,6 +37,7 @@ class NnUNetCheckpoint:
         plans: The plans it was trained with, as parsed JSON.
         dataset: The dataset.json it was trained with, as parsed JSON.
         trainer: Class name of its trainer.
+        epochs: Epochs that it was trained for.
     """
 
     weights: dict[str, torch.Tensor]
@@ -45,6 +46,7 @@ class NnUNetCheckpoint:
     plans: Mapping[str, Any]
     dataset: Mapping[str, Any]
     trainer: str
+    epochs: int = 0
 
 
 def read_nnunet_checkpoint(path: Path) -> NnUNetCheckpoint:
@@ -76,6 +78,7 @@ def read_nnunet_checkpoint(path: Path) -> NnUNetCheckpoint:
             plans=arguments["plans"],
             dataset=arguments["dataset_json"],
             trainer=str(content["trainer_name"]),
+            epochs=int(content.get("current_epoch", 0)),
         )
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,79 +5,29 @@ The structure is that of nnU-Net 2.8: transposed axis order, class names, one en
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from autoseg.codec import from_plain, to_plain
 from autoseg.dataset import Dataset
-from autoseg.errors import ArtifactError, PlanError
+from autoseg.errors import ArtifactError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics
+from autoseg.interop.nnunet_names import (
+    ARCHITECTURES,
+    NORMALIZATIONS,
+    PLANNERS,
+    READERS,
+    READERS_2D,
+    RESAMPLING,
+    SLICE_THICKNESS,
+    counterpart,
+    is_thick_slice,
+    plain_name,
+    three,
+)
 from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan
-
-T = TypeVar("T")
-
-_SLICE_THICKNESS = 999.0
-"""nnU-Net stores 2D images as one slice this many times thicker than the coarser of the pixel's edges."""
-
-_RESAMPLING = "resample_data_or_seg_to_shape"
-
-_READERS_2D = {".png": "NaturalImage2DIO", ".bmp": "NaturalImage2DIO", ".tif": "NaturalImage2DIO"}
-_READERS = {
-    ".nii.gz": "SimpleITKIO",
-    ".nrrd": "SimpleITKIO",
-    ".mha": "SimpleITKIO",
-    ".gipl": "SimpleITKIO",
-    ".tif": "Tiff3DIO",
-    ".tiff": "Tiff3DIO",
-    ".nii": "NibabelIO",
-}
-
-_NORMALIZATIONS = {
-    "ct": "CTNormalization",
-    "zscore": "ZScoreNormalization",
-    "rescale_to_0_1": "RescaleTo01Normalization",
-    "rgb_to_0_1": "RGBTo01Normalization",
-    "none": "NoNormalization",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Architecture:
-    """nnU-Net's name of a network, and of its entry that counts encoder blocks."""
-
-    class_name: str
-    encoder_key: str
-
-
-_ARCHITECTURES = {
-    "unet": _Architecture(
-        class_name="dynamic_network_architectures.architectures.unet.PlainConvUNet", encoder_key="n_conv_per_stage"
-    ),
-    "resenc": _Architecture(
-        class_name="dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
-        encoder_key="n_blocks_per_stage",
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PlannerNames:
-    """How nnU-Net names a planner and what it plans."""
-
-    plans: str
-    planner: str
-
-
-_PLANNERS = {
-    "unet": _PlannerNames(plans="nnUNetPlans", planner="ExperimentPlanner"),
-    "resenc_m": _PlannerNames(plans="nnUNetResEncUNetMPlans", planner="nnUNetPlannerResEncM"),
-    "resenc_l": _PlannerNames(plans="nnUNetResEncUNetLPlans", planner="nnUNetPlannerResEncL"),
-    "resenc_xl": _PlannerNames(plans="nnUNetResEncUNetXLPlans", planner="nnUNetPlannerResEncXL"),
-}
 
 
 def read_fingerprint(table: Mapping[str, Any], *, orientation: str, orientation_2d: str) -> Fingerprint:
@@ -101,7 +51,7 @@ def read_fingerprint(table: Mapping[str, Any], *, orientation: str, orientation_
         raise ArtifactError(f"not a dataset_fingerprint.json of nnU-Net: {error!r}") from None
     if len(spacings) != len(shapes):
         raise ArtifactError(f"the fingerprint has {len(spacings)} spacings and {len(shapes)} shapes")
-    is_2d = bool(shapes) and all(_is_thick_slice(s, n) for s, n in zip(spacings, shapes, strict=True))
+    is_2d = bool(shapes) and all(is_thick_slice(s, n) for s, n in zip(spacings, shapes, strict=True))
     first_axis = 1 if is_2d else 0
     cases = tuple(
         CaseFingerprint(
@@ -136,13 +86,13 @@ def plans_table(plan: Plan, dataset: Dataset, fingerprint: Fingerprint, *, reade
     Raises:
         PlanError: When nnU-Net has no counterpart of the planner, a network or a normalization.
     """
-    names = _counterpart(_PLANNERS, plan.planner, "planner")
+    names = counterpart(PLANNERS, plan.planner, "planner")
     is_2d = len(plan.transpose) == 2
     transpose = [0, *(1 + axis for axis in plan.transpose)] if is_2d else list(plan.transpose)
     cases = fingerprint.cases
     # Of the images as they are, while Plan.median_shape is that of the resampled images.
-    median_spacing = np.median([_three(c.spacing, _SLICE_THICKNESS * max(c.spacing)) for c in cases], axis=0)
-    median_shape = np.median([_three(c.cropped_shape, 1) for c in cases], axis=0)
+    median_spacing = np.median([three(c.spacing, SLICE_THICKNESS * max(c.spacing)) for c in cases], axis=0)
+    median_shape = np.median([three(c.cropped_shape, 1) for c in cases], axis=0)
     return {
         "dataset_name": dataset.name,
         "plans_name": names.plans,
@@ -152,7 +102,7 @@ def plans_table(plan: Plan, dataset: Dataset, fingerprint: Fingerprint, *, reade
         "transpose_forward": transpose,
         "transpose_backward": [transpose.index(axis) for axis in range(len(transpose))],
         "configurations": {
-            _plain_name(c.name): _configuration_table(c, names.plans, {p.previous_stage for p in plan.configurations})
+            plain_name(c.name): _configuration_table(c, names.plans, {p.previous_stage for p in plan.configurations})
             for c in plan.configurations
         },
         "experiment_planner_used": names.planner,
@@ -164,31 +114,31 @@ def plans_table(plan: Plan, dataset: Dataset, fingerprint: Fingerprint, *, reade
 def _configuration_table(
     configuration: Configuration, plans_name: str, stages_before: set[str | None]
 ) -> dict[str, Any]:
-    name = _plain_name(configuration.name)
+    name = plain_name(configuration.name)
     if configuration.previous_stage is not None:
-        return {"inherits_from": "3d_fullres", "previous_stage": _plain_name(configuration.previous_stage)}
+        return {"inherits_from": "3d_fullres", "previous_stage": plain_name(configuration.previous_stage)}
     is_lowres = name == "3d_lowres"
     resampling = configuration.resampling
     by_order = {"order_z": resampling.order_z, "force_separate_z": resampling.force_separate_z}
     table = {
         # All planners prepare full resolution alike, so that nnU-Net lets them share the folder of the default one.
-        "data_identifier": f"{plans_name if is_lowres else _PLANNERS['unet'].plans}_{name}",
+        "data_identifier": f"{plans_name if is_lowres else PLANNERS['unet'].plans}_{name}",
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": configuration.batch_size,
         "patch_size": list(configuration.patch_size),
         "median_image_size_in_voxels": [int(n) if is_lowres else n for n in configuration.median_shape],
         "spacing": list(configuration.spacing),
         "normalization_schemes": [
-            _counterpart(_NORMALIZATIONS, n.scheme, "normalization") for n in configuration.normalization
+            counterpart(NORMALIZATIONS, n.scheme, "normalization") for n in configuration.normalization
         ],
         "use_mask_for_norm": [n.use_mask for n in configuration.normalization],
-        "resampling_fn_data": _RESAMPLING,
-        "resampling_fn_seg": _RESAMPLING,
+        "resampling_fn_data": RESAMPLING,
+        "resampling_fn_seg": RESAMPLING,
         "resampling_fn_data_kwargs": {"is_seg": False, "order": resampling.image_order, **by_order},
         "resampling_fn_seg_kwargs": {"is_seg": True, "order": resampling.segmentation_order, **by_order},
-        "resampling_fn_probabilities": _RESAMPLING,
+        "resampling_fn_probabilities": RESAMPLING,
         "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": resampling.probabilities_order, **by_order},
-        "architecture": _architecture_table(configuration.network),
+        "architecture": architecture_table(configuration.network),
         "batch_dice": configuration.batch_dice,
     }
     if configuration.name in stages_before:
@@ -196,8 +146,13 @@ def _configuration_table(
     return table
 
 
-def _architecture_table(network: NetworkPlan) -> dict[str, Any]:
-    architecture = _counterpart(_ARCHITECTURES, network.name, "network")
+def architecture_table(network: NetworkPlan) -> dict[str, Any]:
+    """A network in the form of nnUNetPlans.json.
+
+    Raises:
+        PlanError: When nnU-Net has no such network.
+    """
+    architecture = counterpart(ARCHITECTURES, network.name, "network")
     ndim = len(network.strides[0])
     return {
         "network_class_name": architecture.class_name,
@@ -221,16 +176,6 @@ def _architecture_table(network: NetworkPlan) -> dict[str, Any]:
     }
 
 
-def _is_thick_slice(spacing: tuple[float, ...], shape: tuple[int, ...]) -> bool:
-    thickness = _SLICE_THICKNESS * max(spacing[1:])
-    return len(spacing) == 3 and shape[0] == 1 and math.isclose(spacing[0], thickness, rel_tol=1e-6)
-
-
-def _three(values: Sequence[float], first: float) -> tuple[float, ...]:
-    """Values along three axes; 2D data get a first one."""
-    return (first, *values) if len(values) == 2 else tuple(values)
-
-
 def _intensities(normalization: tuple[NormalizationPlan, ...]) -> dict[str, Any]:
     return {str(i): to_plain(n.statistics) for i, n in enumerate(normalization) if n.statistics is not None}
 
@@ -241,16 +186,5 @@ def _reader(file_ending: str, *, is_2d: bool) -> str:
     Raises:
         PlanError: When none of nnU-Net's readers takes the ending.
     """
-    readers = {**_READERS, **_READERS_2D} if is_2d else {**_READERS_2D, **_READERS}
-    return _counterpart(readers, file_ending.lower(), "reader of files that end in")
-
-
-def _plain_name(name: str) -> str:
-    """Name without the planner: nnU-Net keeps planners apart by the name of the plans file."""
-    return name.partition("@")[0]
-
-
-def _counterpart(table: Mapping[str, T], name: str, kind: str) -> T:
-    if name not in table:
-        raise PlanError(f"nnU-Net has no {kind} {name!r}; it has {', '.join(table)}")
-    return table[name]
+    readers = {**READERS, **READERS_2D} if is_2d else {**READERS_2D, **READERS}
+    return counterpart(readers, file_ending.lower(), "reader of files that end in")

@@ -139,7 +139,7 @@ def ensemble_predict(
     else:
         ensemble = current_ensemble(workspace, require_complete=require_complete, progress=progress)
     ensemble = replace(ensemble, members=tuple(replace(m, checkpoint=checkpoint) for m in ensemble.members))
-    options = replace(options, device=choose_device(device))
+    options = replace(options, device=choose_device(device)).for_plan(plan)
     stages = {m.configuration: first_stage(workspace, plan, m) for m in ensemble.members}
     first_stages = {name: stage for name, stage in stages.items() if stage is not None}
     report = PredictionReport(
