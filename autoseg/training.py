@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_type_hints
 
 from autoseg.codec import from_plain
 from autoseg.errors import ArtifactError, SettingsError
@@ -15,6 +15,9 @@ from autoseg.progress import Progress
 from autoseg.registry import Registry
 from autoseg.splits import Fold
 from autoseg.workspace import RunPaths
+
+if TYPE_CHECKING:
+    from autoseg.networks.transfer import PretrainedWeights
 
 SCHEMA_VERSION = 1
 
@@ -47,6 +50,7 @@ class TrainingConfig:
             under a time budget where bfloat16 is taken when it was measured to be faster.
         deterministic: Whether operations must repeat bit for bit on a GPU too, which is slower; where torch has no
             such operation it warns. A CPU repeats anyway.
+        pretrained: Which weights the run begins with, as their identity; set by ``--pretrained``.
     """
 
     trainer: str = "supervised"
@@ -65,6 +69,7 @@ class TrainingConfig:
     seed: int = 0
     precision: Precision = "auto"
     deterministic: bool = False
+    pretrained: str | None = None
 
     def __post_init__(self) -> None:
         lengths = [name for name in ("epochs", "iterations", "time_budget") if getattr(self, name) is not None]
@@ -191,6 +196,7 @@ class TrainingJob:
         workers: Loader processes; 0 loads in this process.
         previous: In a cascade, case id -> file of the previous stage's segmentation of that case, made by a model
             that was not trained on it.
+        pretrained: Weights to begin with; ``config.pretrained`` is their identity.
     """
 
     plan: Plan
@@ -204,6 +210,7 @@ class TrainingJob:
     device: str
     workers: int
     previous: dict[str, Path] = field(default_factory=dict)
+    pretrained: PretrainedWeights | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,6 +68,11 @@ class RunPaths:
         return self.root / "log.csv"
 
     @property
+    def transfer_report(self) -> Path:
+        """What became of every parameter of the weights that the run began with."""
+        return self.root / "pretrained.json"
+
+    @property
     def progress_picture(self) -> Path:
         """Curves of the losses and scores."""
         return self.root / "progress.png"

@@ -101,4 +101,8 @@ def _size(job: TrainingJob, device: torch.device, budget: float) -> Sized:
     if job.config.precision == "auto" and device.type == "cpu":
         precisions = ("float32", "bfloat16")
     measure = step_timer(job.plan, replace(job.config, time_budget=None), device)
+    if job.config.pretrained is not None:
+        seconds, fastest = min((measure(job.configuration, p), p) for p in precisions)
+        reason = f"as planned, so that the pretrained weights fit: {seconds:.3f} s per step in {fastest}"
+        return Sized(configuration=job.configuration, precision=fastest, seconds_per_step=seconds, reason=reason)
     return size_for_budget(job.configuration, budget=budget, precisions=precisions, measure=measure)

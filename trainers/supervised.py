@@ -10,11 +10,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from autoseg.augmentation.patch import mirror_axes
-from autoseg.codec import digest
+from autoseg.codec import digest, write_json
 from autoseg.data.loading import Batch, make_loader
+from autoseg.errors import SettingsError
 from autoseg.figures import draw_progress
 from autoseg.history import EpochRow, write_rows
 from autoseg.inference.model import ModelRecord
+from autoseg.networks.transfer import transfer
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import Progress
 from autoseg.training import FitReport, RunRecord, TrainingJob, num_input_channels
@@ -69,10 +71,28 @@ class SupervisedTrainer:
             device=device,
             progress=progress,
         )
+        if state.step == 0 and job.config.pretrained is not None:
+            _begin_with(job, stepper, progress)
         run = _Run(job=job, record=record, stepper=stepper, progress=progress, clock=clock.plus(state.seconds))
         if not job.run.final.is_file():
             state = run.train(state)
         return FitReport(iterations=state.step, seconds=state.seconds, best_score=state.best_score, record=record)
+
+
+def _begin_with(job: TrainingJob, stepper: Stepper, progress: Progress) -> None:
+    """Put pretrained weights into the network and write down what became of each.
+
+    Raises:
+        SettingsError: When the weights were not given, or do not fit at all.
+    """
+    if job.pretrained is None:
+        raise SettingsError(
+            f"{job.run_record_path.parent} begins with the weights {job.config.pretrained}, which were not given; "
+            "name their file: --pretrained FILE"
+        )
+    report = transfer(job.pretrained, stepper.network, job.plan.labels)
+    write_json(report, job.run.transfer_report)
+    progress.message(report.summary())
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ def train(
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting, name=value; repeatable.")] = None,
     variant: Annotated[str | None, typer.Option("--as", help="Store the variant as CONFIGURATION@NAME.")] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="Begin with the weights of this checkpoint, autoseg's or nnU-Net's.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, patches and augmentation.")] = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -44,6 +47,7 @@ def train(
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may not repeat; read at start
     # Both import torch, which takes seconds: only after the words are known to be right.
+    from autoseg.interop.pretrained import load_pretrained
     from autoseg.pipeline.train import train as train_fold
     from autoseg.pipeline.train import train_missing
     from autoseg.training import TrainingConfig
@@ -56,6 +60,7 @@ def train(
     if time_budget is not None:
         assignments.append(f"time_budget={parse_duration(time_budget)}")
     config = TrainingConfig().with_settings(assignments)
+    weights = None if pretrained is None else load_pretrained(pretrained)
     found, progress = find_workspace(directory, workspace), ConsoleProgress()
     if fold is None:
         reports = train_missing(
@@ -65,6 +70,7 @@ def train(
             variant=variant,
             device=device,
             workers=workers,
+            pretrained=weights,
             progress=progress,
         )
         num_trained = 0
@@ -83,6 +89,7 @@ def train(
         device=device,
         workers=workers,
         validate_only=validate_only,
+        pretrained=weights,
         progress=progress,
     )
     output.print(report.summary(), markup=False, highlight=False)

@@ -10,6 +10,7 @@ from autoseg.codec import write_json
 from autoseg.dataset import load_dataset
 from autoseg.device import choose_device, loader_workers
 from autoseg.errors import MissingArtifactError, SettingsError
+from autoseg.networks.transfer import PretrainedWeights
 from autoseg.pipeline.cascade import find_previous, is_handed_over
 from autoseg.pipeline.held_out import predict_held_out
 from autoseg.plan import Configuration, Plan
@@ -64,6 +65,7 @@ def train(
     device: str = "auto",
     workers: int | None = None,
     validate_only: bool = False,
+    pretrained: PretrainedWeights | None = None,
     progress: Progress | None = None,
 ) -> TrainingReport:
     """Train one fold, or go on with it; then predict its held-out cases.
@@ -77,6 +79,7 @@ def train(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         workers: Loader processes; None chooses.
         validate_only: Do not train; predict and score with the final checkpoint.
+        pretrained: Weights to begin with; see :func:`autoseg.interop.pretrained.load_pretrained`.
         progress: Told what happens; None logs.
 
     Raises:
@@ -84,11 +87,14 @@ def train(
     """
     progress = progress or LoggingProgress()
     config = config or TrainingConfig()
+    if pretrained is not None:
+        config = replace(config, pretrained=pretrained.identity)
     plan = workspace.load_plan()
     planned = _with_variant(workspace, plan, configuration, variant)
     folds = load_folds(workspace)
     fold_name = parse_fold(str(fold), num_folds=len(folds))
     job = _job(workspace, planned, folds, fold_name, config, choose_device(device), workers)
+    job = replace(job, pretrained=pretrained)
     if validate_only and not job.run.final.is_file():
         raise MissingArtifactError(
             f"{planned.name} {fold_dir_name(fold_name)} has no final checkpoint to validate. "
@@ -123,6 +129,7 @@ def train_missing(
     variant: str | None = None,
     device: str = "auto",
     workers: int | None = None,
+    pretrained: PretrainedWeights | None = None,
     progress: Progress | None = None,
 ) -> Iterator[TrainingReport]:
     """Train every fold that has no scores yet, in an order in which nothing waits for something later.
@@ -137,6 +144,7 @@ def train_missing(
         variant: Store as ``configuration@variant``.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         workers: Loader processes; None chooses.
+        pretrained: Weights that every fold begins with.
         progress: Told what happens; None logs.
 
     Yields:
@@ -166,6 +174,7 @@ def train_missing(
                 variant=variant,
                 device=device,
                 workers=workers,
+                pretrained=pretrained,
                 progress=progress,
             )
 
