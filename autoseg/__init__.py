@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from autoseg.inference.predictor import InferenceOptions
     from autoseg.pipeline.predict import ensemble_predict
+    from autoseg.pipeline.predictor import Predictor
     from autoseg.pipeline.prepare import plan_and_preprocess
     from autoseg.pipeline.train import train, train_missing
     from autoseg.training import TrainingConfig
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 # Loaded when first used: torch takes seconds to import, and planning does without it.
 _PUBLIC = {
     "InferenceOptions": "autoseg.inference.predictor",
+    "Predictor": "autoseg.pipeline.predictor",
     "TrainingConfig": "autoseg.training",
     "Workspace": "autoseg.workspace",
     "ensemble_predict": "autoseg.pipeline.predict",
@@ -34,6 +36,7 @@ _PUBLIC = {
 
 __all__ = [
     "InferenceOptions",
+    "Predictor",
     "TrainingConfig",
     "Workspace",
     "__version__",

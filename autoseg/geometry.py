@@ -141,6 +141,21 @@ class Geometry:
         return found
 
 
+def directions_of(orientation: str) -> tuple[tuple[float, ...], ...]:
+    """World unit vectors (x, y, z) of array axes that grow in the directions a code names.
+
+    Example:
+        >>> directions_of("SPL")
+        ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+    """
+    ndim = len(orientation)
+    vectors = []
+    for letter in orientation:
+        sign, world = (1.0, _POSITIVE.index(letter)) if letter in _POSITIVE else (-1.0, _NEGATIVE.index(letter))
+        vectors.append(tuple(sign if axis == world else 0.0 for axis in range(ndim)))
+    return tuple(vectors)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundingBox:
     """Half-open box of voxels, one ``start`` and ``stop`` per axis."""

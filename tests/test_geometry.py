@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.geometry import BoundingBox, Geometry, Reorientation
+from autoseg.geometry import BoundingBox, Geometry, Reorientation, directions_of
 
 CODES = ["SPL", "IAR", "LPS", "RSA", "PIL", "ASR", "LAI"]
 
@@ -155,3 +155,9 @@ def test_impossible_boxes_are_refused() -> None:
         BoundingBox(start=(1, 2), stop=(3, 1))
     with pytest.raises(ValueError, match="is impossible"):
         BoundingBox(start=(1, 2), stop=(3,))
+
+
+@pytest.mark.parametrize("code", ["SPL", "IAR", "LPS", "ASR", "PL", "AR"])
+def test_directions_of_a_code_give_that_orientation(code: str) -> None:
+    geometry = Geometry(shape=(4,) * len(code), spacing=(1.0,) * len(code), directions=directions_of(code))
+    assert geometry.orientation == code

@@ -1,33 +1,26 @@
-"""Choose the best combination of what is trained, and predict images with it."""
+"""Predict a folder of images with the best combination of what is trained."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from autoseg import __version__
 from autoseg.codec import digest, read_json, write_json
 from autoseg.dataset import Case, find_input, load_dataset
-from autoseg.device import choose_device
 from autoseg.errors import ArtifactError, AutosegError, CasesFailedError, MissingArtifactError, SettingsError
 from autoseg.image import Image, read_image, write_segmentation
-from autoseg.inference.ensemble import Ensemble, Member, combine
-from autoseg.inference.export import PROBABILITIES_ENDING, Prediction, decide_labels
-from autoseg.inference.model import load_model
-from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
+from autoseg.inference.ensemble import Member
+from autoseg.inference.export import PROBABILITIES_ENDING
+from autoseg.inference.predictor import InferenceOptions
 from autoseg.parallel import read_ahead
-from autoseg.pipeline.cascade import first_stage
-from autoseg.pipeline.choose import current_ensemble
+from autoseg.pipeline.predictor import Predictor, choose_models
 from autoseg.plan import Plan
-from autoseg.postprocessing.components import PostprocessingStep, apply_postprocessing
+from autoseg.postprocessing.components import PostprocessingStep
 from autoseg.progress import LoggingProgress, Progress
-from autoseg.splits import fold_dir_name, parse_fold
-from autoseg.training import num_input_channels
 from autoseg.workspace import Workspace
 
 _RECORD = "prediction.json"
@@ -134,26 +127,27 @@ def ensemble_predict(
     plan = workspace.load_plan()
     cases = _find_input(workspace, plan, images)[part[0] :: part[1]]
     output = workspace.predictions_dir if output is None else output
-    if members:
-        ensemble = _given_ensemble(workspace, plan, members)
-    else:
-        ensemble = current_ensemble(workspace, require_complete=require_complete, progress=progress)
-    ensemble = replace(ensemble, members=tuple(replace(m, checkpoint=checkpoint) for m in ensemble.members))
-    options = replace(options, device=choose_device(device)).for_plan(plan)
-    stages = {m.configuration: first_stage(workspace, plan, m) for m in ensemble.members}
-    first_stages = {name: stage for name, stage in stages.items() if stage is not None}
+    choice = choose_models(
+        workspace,
+        members=members,
+        checkpoint=checkpoint,
+        options=options,
+        device=device,
+        require_complete=require_complete,
+        progress=progress,
+    )
     report = PredictionReport(
         output=str(output),
-        members=ensemble.members,
-        postprocessing=ensemble.postprocessing,
-        selection=ensemble.selection,
+        members=choice.ensemble.members,
+        postprocessing=choice.ensemble.postprocessing,
+        selection=choice.ensemble.selection,
         plan_digest=digest(plan),
-        models_digest=_models_digest(workspace, (*ensemble.members, *first_stages.values())),
-        first_stages=first_stages,
-        options=options,
+        models_digest=choice.files_digest(),
+        first_stages=choice.first_stages,
+        options=choice.options,
     )
     kept = set() if overwrite else _finished(output, cases, plan, report, probabilities=save_probabilities)
-    predictors = _load_predictors(workspace, plan, ensemble.members, first_stages, options)
+    predictor = Predictor(choice)
     # Written first: an interrupted run then knows that the files beside it are its own.
     write_json(report, output / _RECORD)
     predicted, failures = [], dict[str, str]()
@@ -161,7 +155,7 @@ def ensemble_predict(
     images_ahead = read_ahead(_read, todo, ahead=1 if workers is None else workers)
     for case, image in progress.track(images_ahead, total=len(todo), description="predicting"):
         try:
-            _predict_case(case, image(), plan, ensemble, predictors, output, save_probabilities=save_probabilities)
+            _predict_case(case, image(), predictor, output, save_probabilities=save_probabilities)
             predicted.append(case.id)
         except AutosegError as error:
             failures[case.id] = str(error)
@@ -180,46 +174,10 @@ def _read(case: Case) -> Image:
     return read_image(case.images)
 
 
-def _predict_case(
-    case: Case,
-    image: Image,
-    plan: Plan,
-    ensemble: Ensemble,
-    predictors: Sequence[_StagedPredictor],
-    output: Path,
-    *,
-    save_probabilities: bool,
-) -> None:
-    known: dict[ConfigurationPredictor, np.ndarray] = {}  # a first stage may be a member too
-    predictions = [
-        Prediction.from_array(case.id, image.geometry, predictor.predict(image, case.id, known))
-        for predictor in predictors
-    ]
-    combined = combine(predictions, [member.weight for member in ensemble.members])
-    probabilities_path = output / f"{case.id}{PROBABILITIES_ENDING}" if save_probabilities else None
-    decided = decide_labels(combined, plan.labels, probabilities_path=probabilities_path)
-    segmentation = apply_postprocessing(ensemble.postprocessing, decided)
-    write_segmentation(output / f"{case.id}{plan.file_ending}", segmentation)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _StagedPredictor:
-    """A member, and in a cascade the models of its first stage."""
-
-    predictor: ConfigurationPredictor
-    first: ConfigurationPredictor | None
-
-    def predict(self, image: Image, case_id: str, known: dict[ConfigurationPredictor, np.ndarray]) -> np.ndarray:
-        """Probabilities (k, ...) on the image's grid; those of each configuration are kept in ``known``."""
-        previous = None
-        if self.first is not None:
-            if self.first not in known:
-                known[self.first] = self.first.predict(image, case_id=case_id)
-            coarse = Prediction.from_array(case_id, image.geometry, known[self.first])
-            previous = decide_labels(coarse, self.predictor.labels)
-        if self.predictor not in known:
-            known[self.predictor] = self.predictor.predict(image, case_id=case_id, previous=previous)
-        return known[self.predictor]
+def _predict_case(case: Case, image: Image, predictor: Predictor, output: Path, *, save_probabilities: bool) -> None:
+    path = output / f"{case.id}{PROBABILITIES_ENDING}" if save_probabilities else None
+    segmentation = predictor.segment(image, case_id=case.id, probabilities_path=path)
+    write_segmentation(output / f"{case.id}{predictor.plan.file_ending}", segmentation)
 
 
 def _find_input(workspace: Workspace, plan: Plan, images: Path | None) -> tuple[Case, ...]:
@@ -236,75 +194,6 @@ def _find_input(workspace: Workspace, plan: Plan, images: Path | None) -> tuple[
             "the dataset has no imagesTs and no other case to predict; name a folder: autoseg ensemble-predict -i"
         )
     return tests
-
-
-def _given_ensemble(workspace: Workspace, plan: Plan, members: Sequence[str]) -> Ensemble:
-    """The members that the user names, all trained folds where no folds are given."""
-    found = []
-    for text in members:
-        name, _, listed = text.partition(":")
-        plan.configuration(name)
-        trained = workspace.trained_folds(name)
-        if listed:
-            folds = tuple(parse_fold(word, num_folds=1000) for word in listed.split(","))
-        else:
-            folds = tuple(f for f in trained if f != "all") or trained
-        if not trained or any(fold not in trained for fold in folds):
-            raise MissingArtifactError(
-                f"{text} is not trained; finished folds of {name}: {', '.join(map(fold_dir_name, trained)) or 'none'}. "
-                f"Train: autoseg train {name} {fold_dir_name(folds[0]) if folds else 'fold0'}"
-            )
-        found.append(Member(configuration=name, folds=folds))
-    if len({m.configuration for m in found}) != len(found):
-        raise SettingsError("--members names a configuration twice; list its folds behind one colon")
-    return Ensemble(members=tuple(found), selection="given", reasons=("named by the user",))
-
-
-def _load_predictors(
-    workspace: Workspace,
-    plan: Plan,
-    members: Sequence[Member],
-    first_stages: Mapping[str, Member],
-    options: InferenceOptions,
-) -> list[_StagedPredictor]:
-    """Load every configuration once."""
-    loaded: dict[tuple[object, ...], ConfigurationPredictor] = {}
-
-    def load(member: Member) -> ConfigurationPredictor:
-        key = member.configuration, member.folds, member.checkpoint
-        if key not in loaded:
-            loaded[key] = _load_member(workspace, plan, member, options)
-        return loaded[key]
-
-    first = {name: load(stage) for name, stage in first_stages.items()}
-    return [_StagedPredictor(predictor=load(m), first=first.get(m.configuration)) for m in members]
-
-
-def _load_member(workspace: Workspace, plan: Plan, member: Member, options: InferenceOptions) -> ConfigurationPredictor:
-    models = []
-    num_channels = num_input_channels(plan, plan.configuration(member.configuration))
-    for fold in member.folds:
-        run = workspace.run(member.configuration, fold)
-        model = load_model(run.final if member.checkpoint == "final" else run.best, options.device)
-        if model.record.labels != plan.labels or model.record.num_channels != num_channels:
-            raise ArtifactError(
-                f"{run.root} was trained with other labels or channels than {workspace.plan_path} declares; "
-                "train it again, or put the plan back that it was trained with"
-            )
-        models.append(model)
-    return ConfigurationPredictor(plan, models, options)
-
-
-def _models_digest(workspace: Workspace, members: Sequence[Member]) -> str:
-    """Changes when a checkpoint does, without reading gigabytes."""
-    files = []
-    for member in members:
-        for fold in member.folds:
-            run = workspace.run(member.configuration, fold)
-            path = run.final if member.checkpoint == "final" else run.best
-            state = path.stat() if path.is_file() else None
-            files.append([member.configuration, fold, state and state.st_size, state and state.st_mtime_ns])
-    return digest(files)
 
 
 def _finished(

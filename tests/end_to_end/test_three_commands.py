@@ -11,9 +11,11 @@ import pytest
 import SimpleITK as sitk
 from typer.testing import CliRunner, Result
 
+import autoseg
 from autoseg.cli.main import app
 from autoseg.codec import read_json
-from autoseg.image import read_header, read_segmentation
+from autoseg.errors import DatasetError, SettingsError
+from autoseg.image import read_header, read_image, read_segmentation
 from autoseg.inference.ensemble import Ensemble
 from autoseg.workspace import Workspace
 
@@ -157,3 +159,20 @@ def test_training_a_finished_fold_again_changes_nothing(complete: Workspace) -> 
     before = {p: p.stat().st_mtime_ns for p in run_paths.root.rglob("*")}
     run("train", "2d", "0", "-w", complete.root, *SETTINGS)
     assert {p: p.stat().st_mtime_ns for p in run_paths.root.rglob("*")} == before
+
+
+def test_arrays_in_memory_give_what_files_give(complete: Workspace, dataset: Path, tmp_path: Path) -> None:
+    run("ensemble-predict", "-w", complete.root, "-o", tmp_path, "--members", "2d", "--device", "cpu")
+    expected = read_segmentation(tmp_path / "case07.nii.gz")
+    image = read_image([dataset / "imagesTs" / "case07_0000.nii.gz"])
+    predictor = autoseg.Predictor.load(complete.root, members=["2d"], device="cpu")
+    from_image = predictor.segment(image)
+    from_array = predictor.segment(image.array[0], image.geometry.spacing)
+    assert np.array_equal(from_image.array, expected.array)
+    assert np.array_equal(from_array.array, expected.array)
+    slabs = [slab for _, slab in predictor.predict(image.array, image.geometry.spacing).slabs]
+    assert np.concatenate(slabs, axis=1).sum(axis=0) == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(SettingsError, match="give it as spacing"):
+        predictor.predict(image.array)
+    with pytest.raises(DatasetError, match="no image with 3 spatial axes"):
+        predictor.predict(image.array[0, 0], (1.0, 1.0, 1.0))

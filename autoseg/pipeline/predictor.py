@@ -1,0 +1,265 @@
+"""The chosen models, loaded once, predicting images in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+
+from autoseg.codec import digest
+from autoseg.device import choose_device
+from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError, SettingsError
+from autoseg.geometry import Geometry, directions_of
+from autoseg.image import Image, Segmentation
+from autoseg.inference.ensemble import Ensemble, Member, combine
+from autoseg.inference.export import Prediction, decide_labels
+from autoseg.inference.model import load_model
+from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
+from autoseg.pipeline.cascade import first_stage
+from autoseg.pipeline.choose import current_ensemble
+from autoseg.plan import Plan
+from autoseg.postprocessing.components import apply_postprocessing
+from autoseg.progress import LoggingProgress, Progress
+from autoseg.splits import fold_dir_name, parse_fold
+from autoseg.training import num_input_channels
+from autoseg.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModelChoice:
+    """Which models predict, before any of them is loaded.
+
+    Args:
+        workspace: Where their checkpoints lie.
+        plan: The plan.
+        ensemble: Members and postprocessing.
+        first_stages: Cascade among the members -> models whose segmentation it starts from.
+        options: How they predict.
+    """
+
+    workspace: Workspace
+    plan: Plan
+    ensemble: Ensemble
+    first_stages: dict[str, Member]
+    options: InferenceOptions
+
+    def files_digest(self) -> str:
+        """Changes when a checkpoint does, without reading gigabytes."""
+        files = []
+        for member in (*self.ensemble.members, *self.first_stages.values()):
+            for fold in member.folds:
+                path = self._checkpoint(member, fold)
+                state = path.stat() if path.is_file() else None
+                files.append([member.configuration, fold, state and state.st_size, state and state.st_mtime_ns])
+        return digest(files)
+
+    def load(self, member: Member) -> ConfigurationPredictor:
+        """Load the folds of a member.
+
+        Raises:
+            ArtifactError: When a checkpoint cannot be read or was trained for other labels or channels.
+        """
+        models = []
+        num_channels = num_input_channels(self.plan, self.plan.configuration(member.configuration))
+        for fold in member.folds:
+            path = self._checkpoint(member, fold)
+            model = load_model(path, self.options.device)
+            if model.record.labels != self.plan.labels or model.record.num_channels != num_channels:
+                raise ArtifactError(
+                    f"{path} was trained with other labels or channels than {self.workspace.plan_path} declares; "
+                    "train it again, or put the plan back that it was trained with"
+                )
+            models.append(model)
+        return ConfigurationPredictor(self.plan, models, self.options)
+
+    def _checkpoint(self, member: Member, fold: int | Literal["all"]) -> Path:
+        run = self.workspace.run(member.configuration, fold)
+        return run.final if member.checkpoint == "final" else run.best
+
+
+def choose_models(
+    workspace: Workspace,
+    *,
+    members: Sequence[str] | None = None,
+    checkpoint: Literal["best", "final"] = "final",
+    options: InferenceOptions = InferenceOptions(),
+    device: str = "auto",
+    require_complete: bool = False,
+    progress: Progress | None = None,
+) -> ModelChoice:
+    """Take the members that are named, else the selection.
+
+    Args:
+        workspace: Holds plan and results.
+        members: "configuration" or "configuration:fold,fold" each.
+        checkpoint: Which weights predict.
+        options: Window step, mirroring, types.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        require_complete: Refuse when no configuration has all its folds.
+        progress: Told what is chosen; None logs.
+
+    Raises:
+        MissingArtifactError: When something that is needed is not trained.
+        SettingsError: When the members contradict each other.
+    """
+    plan = workspace.load_plan()
+    if members:
+        ensemble = _given_ensemble(workspace, plan, members)
+    else:
+        progress = progress or LoggingProgress()
+        ensemble = current_ensemble(workspace, require_complete=require_complete, progress=progress)
+    ensemble = replace(ensemble, members=tuple(replace(m, checkpoint=checkpoint) for m in ensemble.members))
+    stages = {m.configuration: first_stage(workspace, plan, m) for m in ensemble.members}
+    return ModelChoice(
+        workspace=workspace,
+        plan=plan,
+        ensemble=ensemble,
+        first_stages={name: stage for name, stage in stages.items() if stage is not None},
+        options=replace(options, device=choose_device(device)).for_plan(plan),
+    )
+
+
+class Predictor:
+    """Predicts images with the chosen models; load it once, predict many.
+
+    Args:
+        choice: Which models.
+
+    Raises:
+        ArtifactError: When a checkpoint cannot be read.
+    """
+
+    def __init__(self, choice: ModelChoice) -> None:
+        self.plan = choice.plan
+        self.ensemble = choice.ensemble
+        loaded: dict[tuple[object, ...], ConfigurationPredictor] = {}
+
+        def load(member: Member) -> ConfigurationPredictor:
+            key = member.configuration, member.folds, member.checkpoint
+            if key not in loaded:  # a first stage may be a member too
+                loaded[key] = choice.load(member)
+            return loaded[key]
+
+        first = {name: load(stage) for name, stage in choice.first_stages.items()}
+        self._members = [
+            _StagedPredictor(predictor=load(m), first=first.get(m.configuration)) for m in self.ensemble.members
+        ]
+
+    @classmethod
+    def load(
+        cls,
+        workspace: Workspace | Path | str,
+        *,
+        members: Sequence[str] | None = None,
+        checkpoint: Literal["best", "final"] = "final",
+        options: InferenceOptions = InferenceOptions(),
+        device: str = "auto",
+    ) -> Self:
+        """Load the best of what is trained in a workspace, or the named members; see :func:`choose_models`."""
+        found = workspace if isinstance(workspace, Workspace) else Workspace.discover(Path(workspace))
+        return cls(choose_models(found, members=members, checkpoint=checkpoint, options=options, device=device))
+
+    def predict(
+        self, image: Image | np.ndarray, spacing: Sequence[float] | None = None, *, case_id: str = "image"
+    ) -> Prediction:
+        """Probabilities of one image, on its own grid.
+
+        Args:
+            image: An image as read, or intensities (c, z, y, x), (z, y, x) with one channel, or the same without z
+                for 2D plans; axes of an array are taken to lie as those of the training images.
+            spacing: Millimetres per voxel of an array, (z, y, x); required with an array.
+            case_id: Name for errors.
+
+        Raises:
+            DatasetError: When channels or axes are not those of the plan.
+            SettingsError: When the spacing of an array is missing.
+        """
+        if isinstance(image, np.ndarray):
+            image = self._as_image(image, spacing)
+        known: dict[ConfigurationPredictor, np.ndarray] = {}
+        predictions = [
+            Prediction.from_array(case_id, image.geometry, member.predict(image, case_id, known))
+            for member in self._members
+        ]
+        return combine(predictions, [member.weight for member in self.ensemble.members])
+
+    def segment(
+        self,
+        image: Image | np.ndarray,
+        spacing: Sequence[float] | None = None,
+        *,
+        case_id: str = "image",
+        probabilities_path: Path | None = None,
+    ) -> Segmentation:
+        """Label values of one image after postprocessing; arguments as for :meth:`predict`.
+
+        Args:
+            image: As for :meth:`predict`.
+            spacing: As for :meth:`predict`.
+            case_id: Name for errors.
+            probabilities_path: Also store the probabilities there.
+        """
+        prediction = self.predict(image, spacing, case_id=case_id)
+        decided = decide_labels(prediction, self.plan.labels, probabilities_path=probabilities_path)
+        return apply_postprocessing(self.ensemble.postprocessing, decided)
+
+    def _as_image(self, array: np.ndarray, spacing: Sequence[float] | None) -> Image:
+        ndim = len(self.plan.transpose)
+        if spacing is None:
+            raise SettingsError("an array has no spacing of its own; give it as spacing=(z, y, x) in mm")
+        channels = array[None] if array.ndim == ndim else array
+        if channels.ndim != ndim + 1 or len(spacing) != ndim:
+            raise DatasetError(
+                f"an array of shape {array.shape} with spacing {tuple(spacing)} is no image with {ndim} spatial axes"
+            )
+        geometry = Geometry(
+            shape=channels.shape[1:],
+            spacing=tuple(float(s) for s in spacing),
+            directions=directions_of(self.plan.orientation) if self.plan.orientation else (),
+        )
+        return Image(array=channels.astype(np.float32, copy=False), geometry=geometry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _StagedPredictor:
+    """A member, and in a cascade the models of its first stage."""
+
+    predictor: ConfigurationPredictor
+    first: ConfigurationPredictor | None
+
+    def predict(self, image: Image, case_id: str, known: dict[ConfigurationPredictor, np.ndarray]) -> np.ndarray:
+        """Probabilities (k, ...) on the image's grid; those of each configuration are kept in ``known``."""
+        previous = None
+        if self.first is not None:
+            if self.first not in known:
+                known[self.first] = self.first.predict(image, case_id=case_id)
+            coarse = Prediction.from_array(case_id, image.geometry, known[self.first])
+            previous = decide_labels(coarse, self.predictor.labels)
+        if self.predictor not in known:
+            known[self.predictor] = self.predictor.predict(image, case_id=case_id, previous=previous)
+        return known[self.predictor]
+
+
+def _given_ensemble(workspace: Workspace, plan: Plan, members: Sequence[str]) -> Ensemble:
+    """The members that the user names, all trained folds where no folds are given."""
+    found = []
+    for text in members:
+        name, _, listed = text.partition(":")
+        plan.configuration(name)
+        trained = workspace.trained_folds(name)
+        if listed:
+            folds = tuple(parse_fold(word, num_folds=1000) for word in listed.split(","))
+        else:
+            folds = tuple(f for f in trained if f != "all") or trained
+        if not trained or any(fold not in trained for fold in folds):
+            raise MissingArtifactError(
+                f"{text} is not trained; finished folds of {name}: {', '.join(map(fold_dir_name, trained)) or 'none'}. "
+                f"Train: autoseg train {name} {fold_dir_name(folds[0]) if folds else 'fold0'}"
+            )
+        found.append(Member(configuration=name, folds=folds))
+    if len({m.configuration for m in found}) != len(found):
+        raise SettingsError("--members names a configuration twice; list its folds behind one colon")
+    return Ensemble(members=tuple(found), selection="given", reasons=("named by the user",))
