@@ -17,6 +17,7 @@ class CaseFingerprint:
         shape: Voxels as stored.
         cropped_shape: Voxels after the zero border is cut away.
         orientation: Anatomical direction of the stored array axes.
+        labels: Label values above zero that occur in it; empty where nobody looked.
     """
 
     id: str
@@ -24,6 +25,7 @@ class CaseFingerprint:
     shape: tuple[int, ...]
     cropped_shape: tuple[int, ...]
     orientation: str
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import SimpleITK as sitk
 from autoseg.atomic import atomic_path
 from autoseg.errors import DatasetError
 from autoseg.geometry import Geometry
-from autoseg.nifti import check_nifti_is_complete
+from autoseg.nifti import check_nifti_is_complete, is_nifti, write_with_rotation
 
 _WIDEST_TABLE = 2**20
 _TIFF = (".tif", ".tiff")
@@ -27,10 +29,13 @@ class Image:
     Args:
         array: (c, z, y, x), or (c, y, x) for a 2D image; float32.
         geometry: Grid of the spatial axes.
+        num_nonfinite: Voxels that were NaN or infinite in the file and are zero in the array. Those of NIfTI files
+            are not counted: ITK itself puts zeros there.
     """
 
     array: np.ndarray
     geometry: Geometry
+    num_nonfinite: int = 0
 
     def __post_init__(self) -> None:
         if self.array.shape[1:] != self.geometry.shape:
@@ -61,10 +66,19 @@ class Segmentation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageHeader:
-    """What a file says about itself without its voxels being read."""
+    """What a file says about itself without its voxels being read.
+
+    Args:
+        geometry: Its grid.
+        num_channels: Its channels.
+        is_floating: Whether its voxels are stored as floating-point numbers.
+        is_rectified: Whether its direction matrix was no rotation and had to be replaced by the nearest one.
+    """
 
     geometry: Geometry
     num_channels: int
+    is_floating: bool = False
+    is_rectified: bool = False
 
 
 def is_series(path: Path) -> bool:
@@ -82,18 +96,29 @@ def read_header(path: Path) -> ImageHeader:
         array, geometry = _read(path)  # the distance between slices follows from all of their headers
         return ImageHeader(geometry=geometry, num_channels=len(array))
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    is_rectified = False
     try:
+        reader.SetFileName(str(path))
         reader.ReadImageInformation()
-        size, components = reader.GetSize(), reader.GetNumberOfComponents()
-        spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
     except RuntimeError as error:
-        raise _unreadable(path, error) from None
+        if not _is_no_rotation(path, error):
+            raise _unreadable(path, error) from None
+        is_rectified = True
+        with _rectified(path, header_only=True) as copy:
+            reader.SetFileName(str(copy))
+            reader.ReadImageInformation()
+    size, components = reader.GetSize(), reader.GetNumberOfComponents()
+    spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
     spacing = _tiff_spacing(path, len(size)) or spacing
     channels = int(components)
     if len(size) == 4:
         channels *= int(size[3])
-    return ImageHeader(geometry=_geometry(path, size, spacing, origin, direction), num_channels=channels)
+    return ImageHeader(
+        geometry=_geometry(path, size, spacing, origin, direction),
+        num_channels=channels,
+        is_floating="float" in sitk.GetPixelIDValueAsString(reader.GetPixelID()),
+        is_rectified=is_rectified,
+    )
 
 
 def read_image(paths: Sequence[Path]) -> Image:
@@ -108,9 +133,11 @@ def read_image(paths: Sequence[Path]) -> Image:
     Raises:
         DatasetError: When a file cannot be read or the files lie on different grids.
     """
-    channels, first = [], None
+    channels, first, num_nonfinite = [], None, 0
     for path in paths:
         array, geometry = _read(path)
+        array, replaced = _without_nonfinite(array)
+        num_nonfinite += replaced
         if first is None:
             first = geometry
         elif differing := [d for d in first.differences(geometry) if d.startswith(("shape", "spacing"))]:
@@ -118,7 +145,8 @@ def read_image(paths: Sequence[Path]) -> Image:
         channels.append(array.astype(np.float32, copy=False))
     if first is None:
         raise DatasetError("a case needs at least one image file")
-    return Image(array=channels[0] if len(channels) == 1 else np.concatenate(channels), geometry=first)
+    array = channels[0] if len(channels) == 1 else np.concatenate(channels)
+    return Image(array=array, geometry=first, num_nonfinite=num_nonfinite)
 
 
 def read_segmentation(path: Path) -> Segmentation:
@@ -182,7 +210,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     """Voxels as (c, ...) in the stored type, and their grid."""
     check_nifti_is_complete(path)
     try:
-        picture = sitk.ReadImage(_series_files(path) if path.is_dir() else str(path))
+        picture = _read_picture(path)
         array = sitk.GetArrayFromImage(picture)
     except RuntimeError as error:
         raise _unreadable(path, error) from None
@@ -215,6 +243,29 @@ def _tiff_spacing(path: Path, ndim: int) -> tuple[float, ...] | None:
     return x, y, z
 
 
+def _without_nonfinite(array: np.ndarray) -> tuple[np.ndarray, int]:
+    """Zeros for NaN and infinity, as ITK does it with NIfTI, and their number."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return array, 0
+    is_finite = np.isfinite(array)
+    number = array.size - int(np.count_nonzero(is_finite))
+    return (array, 0) if not number else (np.where(is_finite, array, array.dtype.type(0)), number)
+
+
+def _is_no_rotation(path: Path, error: RuntimeError) -> bool:
+    """Whether ITK refuses a file because its direction matrix is not orthonormal."""
+    return is_nifti(path) and "orthonormal" in str(error)
+
+
+@contextmanager
+def _rectified(path: Path, *, header_only: bool = False) -> Iterator[Path]:
+    """A passing copy of a file with the nearest rotation as its direction matrix."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "rectified.nii"
+        write_with_rotation(path, copy, header_only=header_only)
+        yield copy
+
+
 def _series_files(folder: Path) -> list[str]:
     """Slices of the DICOM series in a folder, in the order in which they lie."""
     found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
@@ -232,6 +283,16 @@ def distinct_values(labels: np.ndarray) -> list[int]:
     for part in labels:  # plane by plane: counting takes eight bytes per voxel
         counts += np.bincount(part.reshape(-1).astype(np.int64) - low, minlength=len(counts))
     return [int(index) + low for index in np.flatnonzero(counts)]
+
+
+def _read_picture(path: Path) -> sitk.Image:
+    try:
+        return sitk.ReadImage(_series_files(path) if path.is_dir() else str(path))
+    except RuntimeError as error:
+        if not _is_no_rotation(path, error):
+            raise
+    with _rectified(path) as copy:
+        return sitk.ReadImage(str(copy))
 
 
 def _geometry(

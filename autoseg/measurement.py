@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from autoseg.check import Problem, VoxelJob, read_and_check
 from autoseg.dataset import Case
 from autoseg.errors import DatasetError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics
 from autoseg.geometry import BoundingBox, Reorientation
-from autoseg.image import Image, Segmentation, read_image, read_segmentation
+from autoseg.image import Image, Segmentation
 from autoseg.labels import LabelScheme
 
 _DRAWS_PER_DATASET = 10**8
@@ -45,13 +46,24 @@ class CaseMeasurement:
         case: Its grid.
         samples: One entry per channel; without values where the case has no foreground.
         relative_size: Voxels after cropping / voxels stored.
-        warnings: What looks odd and does not keep anybody from going on, one sentence each.
     """
 
     case: CaseFingerprint
     samples: tuple[IntensitySample, ...]
     relative_size: float
-    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MeasuredFile:
+    """A case that was read.
+
+    Args:
+        measurement: What it contributes; None when it cannot be used.
+        problems: What was found in its voxels.
+    """
+
+    measurement: CaseMeasurement | None
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +76,7 @@ class MeasureJob:
         num_samples: Intensities to draw per channel; see :func:`samples_per_case`.
         orientation: Orientation to turn the case to; None takes axes as stored.
         num_channels: Channels that the dataset declares; None accepts any number.
+        declared_in: What declares them, for messages.
     """
 
     case: Case
@@ -71,6 +84,7 @@ class MeasureJob:
     num_samples: int
     orientation: str | None
     num_channels: int | None = None
+    declared_in: str = "dataset.json"
 
 
 def samples_per_case(num_cases: int) -> int:
@@ -78,61 +92,24 @@ def samples_per_case(num_cases: int) -> int:
     return max(1, _DRAWS_PER_DATASET // num_cases)
 
 
-def measure_file(job: MeasureJob) -> CaseMeasurement:
-    """Read a case, check its voxels and measure it.
+def measure_file(job: MeasureJob) -> MeasuredFile:
+    """Read a case, check its voxels and, where nothing keeps it from being used, measure it.
 
     Raises:
-        DatasetError: When image and label cannot belong together or hold values that they must not; names the file.
+        DatasetError: When the case has no label.
     """
     if job.case.label is None:
         raise DatasetError(f"case {job.case.id} has no label; only labelled cases are measured")
-    image, segmentation = read_image(job.case.images), read_segmentation(job.case.label)
-    warnings = check_voxels(job.case, image, segmentation, job.labels, num_channels=job.num_channels)
-    measured = measure_case(job.case.id, image, segmentation, num_samples=job.num_samples, orientation=job.orientation)
-    return CaseMeasurement(
-        case=measured.case, samples=measured.samples, relative_size=measured.relative_size, warnings=warnings
+    checked = read_and_check(
+        VoxelJob(case=job.case, labels=job.labels, num_channels=job.num_channels, declared_in=job.declared_in)
     )
-
-
-def check_voxels(
-    case: Case, image: Image, segmentation: Segmentation, labels: LabelScheme, *, num_channels: int | None = None
-) -> tuple[str, ...]:
-    """Refuse what would spoil everything that follows.
-
-    NaN and infinite voxels of NIfTI files are not seen here: ITK reads them as zeros, which nnU-Net trains on too.
-
-    Args:
-        case: Its files, for messages.
-        image: As read.
-        segmentation: As read.
-        labels: What the segmentation may hold.
-        num_channels: Channels that the dataset declares; None accepts any number.
-
-    Returns:
-        Differences between the grids of image and label that do no harm, one sentence each.
-
-    Raises:
-        DatasetError: For a wrong number of channels, NaN or infinite intensities, undeclared label values, and
-            label grids of another shape or spacing.
-    """
-    files = ", ".join(str(path) for path in case.images)
-    if num_channels is not None and len(image.array) != num_channels:
-        raise DatasetError(f"{files}: {len(image.array)} channel(s) found, dataset.json declares {num_channels}")
-    differences = image.geometry.differences(segmentation.geometry)
-    if grave := [text for text in differences if text.startswith(("shape", "spacing"))]:
-        raise DatasetError(f"{case.label} does not lie on the grid of {case.images[0]}: {'; '.join(grave)}")
-    for index, channel in enumerate(image.array):
-        if not np.isfinite(channel).all():
-            number = int(np.count_nonzero(~np.isfinite(channel)))
-            path = case.images[index] if len(case.images) == len(image.array) else files
-            raise DatasetError(f"{path} holds {number} voxel(s) that are NaN or infinite")
-    declared = set(labels.values) | ({labels.ignore_value} if labels.ignore_value is not None else set())
-    if undeclared := sorted(set(segmentation.values) - declared):
-        raise DatasetError(
-            f"{case.label} holds the label value(s) {', '.join(map(str, undeclared))}; dataset.json declares "
-            f"{', '.join(map(str, sorted(declared)))}"
-        )
-    return tuple(f"{case.label} and {case.images[0]}: {text}" for text in differences)
+    if not checked.is_usable or checked.image is None or checked.segmentation is None:
+        return MeasuredFile(measurement=None, problems=checked.problems)
+    measured = measure_case(
+        job.case.id, checked.image, checked.segmentation, num_samples=job.num_samples, orientation=job.orientation
+    )
+    measured = replace(measured, case=replace(measured.case, labels=checked.values))
+    return MeasuredFile(measurement=measured, problems=checked.problems)
 
 
 def measure_case(

@@ -150,62 +150,19 @@ def test_files_are_measured_like_arrays(tmp_path: Path) -> None:
     case = make_case(0)
     job = write_job(tmp_path, *case, num_channels=2)
     result = measure_file(pickle.loads(pickle.dumps(job)))
-    assert result.warnings == ()
-    assert merge([result]) == merge([measure(case, "case", num_samples=100)])
+    assert result.problems == ()
+    assert result.measurement is not None
+    assert result.measurement.case.labels == tuple(sorted({int(v) for v in np.unique(case[1].array)} - {0}))
+    expected = measure(case, "case", num_samples=100)
+    assert merge([result.measurement]).intensities == merge([expected]).intensities
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_intensities_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
-    image, segmentation = make_case(0)
-    image.array[1, 5, 5, 5:7] = value
-    with pytest.raises(DatasetError, match=r"case_0001\.nrrd holds 2 voxel\(s\) that are NaN or infinite"):
-        measure_file(write_job(tmp_path, image, segmentation, ending=".nrrd"))
-
-
-def test_undeclared_labels_are_listed(tmp_path: Path) -> None:
+def test_a_case_with_errors_is_not_measured(tmp_path: Path) -> None:
     image, segmentation = make_case(0)
     segmentation.array[0, 0, :2] = 7, 9
-    message = r"case\.nii\.gz holds the label value\(s\) 7, 9; dataset\.json declares 0, 1, 2"
-    with pytest.raises(DatasetError, match=message):
-        measure_file(write_job(tmp_path, image, segmentation))
-
-
-def test_the_ignore_label_is_declared(tmp_path: Path) -> None:
-    image, segmentation = make_case(0)
-    segmentation.array[0, 0, 0] = 3
-    job = write_job(tmp_path, image, segmentation)
-    labels = LabelScheme.from_table({"background": 0, "a": 1, "b": 2, "ignore": 3}, where="test")
-    job = MeasureJob(case=job.case, labels=labels, num_samples=100, orientation=None)
-    assert measure_file(job).warnings == ()
-
-
-@pytest.mark.parametrize(
-    ("grid", "message"),
-    [
-        (Geometry(shape=(10, 12, 14), spacing=(3.0, 1.0, 0.5)), r"spacing \[2.0, 1.0, 0.5\] against \[3.0, 1.0, 0.5\]"),
-        (Geometry(shape=(10, 12, 13), spacing=(2.0, 1.0, 0.5)), r"shape \(10, 12, 14\) against \(10, 12, 13\)"),
-    ],
-)
-def test_labels_on_another_grid_are_refused(tmp_path: Path, grid: Geometry, message: str) -> None:
-    image, _ = make_case(0)
-    segmentation = Segmentation(array=np.ones(grid.shape, np.uint8), geometry=grid)
-    with pytest.raises(DatasetError, match=rf"case\.nii\.gz does not lie on the grid of .*{message}"):
-        measure_file(write_job(tmp_path, image, segmentation))
-
-
-def test_another_origin_is_a_warning(tmp_path: Path) -> None:
-    image, segmentation = make_case(0)
-    moved = Geometry(shape=GRID.shape, spacing=GRID.spacing, origin=(0.0, 0.0, 7.0))
-    job = write_job(tmp_path, image, Segmentation(array=segmentation.array, geometry=moved))
-    [warning] = measure_file(job).warnings
-    assert warning.endswith("origin [0.0, 0.0, 0.0] against [0.0, 0.0, 7.0]")
-    assert "case.nii.gz" in warning
-
-
-def test_the_number_of_channels_is_checked(tmp_path: Path) -> None:
-    job = write_job(tmp_path, *make_case(0), num_channels=3)
-    with pytest.raises(DatasetError, match=r"2 channel\(s\) found, dataset.json declares 3"):
-        measure_file(job)
+    result = measure_file(write_job(tmp_path, image, segmentation))
+    assert result.measurement is None
+    assert [p.severity for p in result.problems] == ["error"]
 
 
 def test_cases_without_label_are_refused(tmp_path: Path) -> None:
@@ -238,12 +195,12 @@ def test_the_fingerprint_equals_nnunets(name: str, shared_dir: Path) -> None:
     expected = json.loads((shared_dir / "golden" / "nnunet" / name / "dataset_fingerprint.json").read_text())
     orientation = check_dataset(dataset).majority_orientation
     num_samples = samples_per_case(len(dataset.training))
-    fingerprint: Fingerprint = merge(
-        [
-            measure_file(MeasureJob(case=case, labels=dataset.labels, num_samples=num_samples, orientation=orientation))
-            for case in dataset.training
-        ]
-    )
+    measured = [
+        measure_file(MeasureJob(case=case, labels=dataset.labels, num_samples=num_samples, orientation=orientation))
+        for case in dataset.training
+    ]
+    assert all(result.problems == () for result in measured)
+    fingerprint: Fingerprint = merge([result.measurement for result in measured if result.measurement is not None])
     ndim = len(fingerprint.cases[0].shape)  # nnU-Net gives 2D images a third axis
     assert [list(case.spacing) for case in fingerprint.cases] == [s[-ndim:] for s in expected["spacings"]]
     assert [list(case.cropped_shape) for case in fingerprint.cases] == [

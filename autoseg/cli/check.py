@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autoseg.cli.app import EXIT_WRONG_USE, command
-from autoseg.cli.console import output
+from autoseg.cli.console import ConsoleProgress, output
 from autoseg.cli.dataset_options import (
     ChannelNames,
     Dataset,
@@ -21,6 +21,7 @@ from autoseg.cli.dataset_options import (
 )
 from autoseg.cli.options import Directory, Workers
 
+HeadersOnly = Annotated[bool, typer.Option("--headers-only", help="Do not read voxels.")]
 Report = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report as JSON.")]
 
 
@@ -34,13 +35,17 @@ def check(
     channel_name: ChannelNames = None,
     label: LabelValues = None,
     label_map: LabelMap = None,
-    workers: Workers = 0,
+    workers: Workers = None,
+    *,
     report_path: Report = None,
+    headers_only: HeadersOnly = False,
 ) -> None:
-    """List the problems of a dataset at once, before anything is planned; no voxel is read."""
+    """List the problems of a dataset at once: what is repaired, what to judge, what keeps it from being used."""
     from autoseg.check import check_dataset
     from autoseg.codec import write_json
     from autoseg.dataset import load_dataset
+    from autoseg.parallel import default_workers
+    from autoseg.pipeline.checking import check_everything
 
     source = dataset_source(
         directory if dataset is None else dataset,
@@ -52,12 +57,17 @@ def check(
         label_map=label_map,
     )
     loaded = load_dataset(source)
-    report = check_dataset(loaded, workers=workers or 0)
+    if headers_only:
+        report = check_dataset(loaded)
+    else:
+        workers = default_workers() if workers is None else workers
+        report = check_everything(loaded, workers=workers, progress=ConsoleProgress())
     for problem in report.problems:
         output.print(f"{problem.severity}: {problem}", markup=False, highlight=False)
     output.print(
         f"{report.num_cases} training and {len(loaded.test)} test cases, {len(report.errors)} errors, "
-        f"{len(report.warnings)} warnings, orientation {report.majority_orientation or 'unknown'}",
+        f"{len(report.warnings)} warnings, {len(report.repairs)} repairs, "
+        f"orientation {report.majority_orientation or 'unknown'}",
         markup=False,
         highlight=False,
     )

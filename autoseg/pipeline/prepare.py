@@ -10,11 +10,12 @@ from autoseg.check import CheckReport, check_dataset
 from autoseg.codec import digest, read_json, write_json
 from autoseg.dataset import Case, Dataset, DatasetSource, load_dataset
 from autoseg.dataset.loading import remembered
-from autoseg.errors import DatasetError, SettingsError
+from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError, SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.hardware import planning_memory
-from autoseg.measurement import MeasureJob, measure_file, merge, samples_per_case
+from autoseg.measurement import merge
 from autoseg.parallel import default_workers, map_cases
+from autoseg.pipeline.checking import measure_cases, with_voxel_problems
 from autoseg.pipeline.plans import merge_plans, stamp
 from autoseg.plan import Configuration, Plan
 from autoseg.planning import PLANNERS, Planner, PlannerBudget
@@ -61,8 +62,7 @@ def plan_and_preprocess(
     chosen = PLANNERS.get(planner, allow_reference=True)()  # before any work: a typo should not cost minutes
     space = Workspace.create(folder, source.root, source=remembered(source, loaded))
     progress.message(f"{loaded.name}: {len(loaded.training)} training cases, {', '.join(loaded.channels)}")
-    report = _check(loaded, space, progress)
-    fingerprint = _fingerprint(loaded, space, report.majority_orientation, workers, progress)
+    fingerprint = _check_and_measure(loaded, space, workers, progress)
     memory = planning_memory(gpu_memory_gb)
     budget = PlannerBudget(gpu_memory_gb=memory.gigabytes, gpu_memory_source=memory.source, spacing=spacing)
     plan = _plan(loaded, space, fingerprint, chosen, budget, progress)
@@ -90,44 +90,47 @@ def case_digest(case: Case) -> str:
     return digest([[path, state.st_size, state.st_mtime_ns] for path, state in states])
 
 
-def _check(dataset: Dataset, space: Workspace, progress: Progress) -> CheckReport:
+def _check_and_measure(dataset: Dataset, space: Workspace, workers: int, progress: Progress) -> Fingerprint:
+    """Look at headers and voxels, tell all problems at once, and measure; nothing is read again for a known dataset.
+
+    Raises:
+        DatasetError: When there are errors; all are told before.
+    """
     report = check_dataset(dataset)
+    source = digest([dataset.labels.values, dataset.labels.ignore_value, *map(case_digest, dataset.training)])
+    known = read_json(Fingerprint, space.fingerprint_path) if space.fingerprint_path.is_file() else None
+    if known is not None and known.source == source and not report.errors:
+        write_json(_with_earlier_voxels(report, space), space.check_path)
+        _tell(report, progress)
+        progress.message(f"fingerprint: unchanged, {space.fingerprint_path}")
+        return known
+    cases = [case for case in dataset.training if case.id not in report.unusable_cases]
+    measured = measure_cases(dataset, cases, report.majority_orientation, workers, progress)
+    report = with_voxel_problems(report, measured)
     write_json(report, space.check_path)
-    for problem in report.warnings:
-        progress.message(f"warning: {problem}")
+    _tell(report, progress)
     if report.errors:
-        listing = "; ".join(str(problem) for problem in report.errors[:3])
-        more = f"; and {len(report.errors) - 3} more" if len(report.errors) > 3 else ""
-        raise DatasetError(f"{listing}{more}. All problems: {space.check_path}")
-    return report
-
-
-def _fingerprint(dataset: Dataset, space: Workspace, orientation: str, workers: int, progress: Progress) -> Fingerprint:
-    """Measure every case, unless the fingerprint of exactly these files is there."""
-    source = digest([case_digest(case) for case in dataset.training])
-    if space.fingerprint_path.is_file():
-        known = read_json(Fingerprint, space.fingerprint_path)
-        if known.source == source:
-            progress.message(f"fingerprint: unchanged, {space.fingerprint_path}")
-            return known
-    jobs = [
-        MeasureJob(
-            case=case,
-            labels=dataset.labels,
-            num_samples=samples_per_case(len(dataset.training)),
-            orientation=orientation,
-            num_channels=len(dataset.channels),
-        )
-        for case in dataset.training
-    ]
-    measured = map_cases(measure_file, jobs, workers=workers, label=lambda job: job.case.id)
-    measurements = list(progress.track(measured, total=len(jobs), description="measuring"))
-    for measurement in measurements:
-        for warning in measurement.warnings:
-            progress.message(f"warning: {warning}")
-    fingerprint = replace(merge(measurements, orientation=orientation), source=source)
+        raise DatasetError(f"{report.summary()}. All problems: {space.check_path}")
+    measurements = [m.measurement for m in measured if m.measurement is not None]
+    fingerprint = replace(merge(measurements, orientation=report.majority_orientation), source=source)
     write_json(fingerprint, space.fingerprint_path)
     return fingerprint
+
+
+def _tell(report: CheckReport, progress: Progress) -> None:
+    for problem in (*report.repairs, *report.warnings):
+        progress.message(f"{problem.severity}: {problem}")
+    for problem in report.errors if len(report.errors) > 1 else ():
+        progress.message(f"error: {problem}")
+
+
+def _with_earlier_voxels(report: CheckReport, space: Workspace) -> CheckReport:
+    """The report with what was found in the voxels when they were read."""
+    try:
+        earlier = read_json(CheckReport, space.check_path)
+    except (ArtifactError, MissingArtifactError):
+        return report
+    return replace(report, problems=(*report.problems, *(p for p in earlier.problems if p.in_voxels)))
 
 
 def _plan(
