@@ -32,3 +32,15 @@ class LoggingProgress:
         logger.info("%s: %d to do", description, total)
         yield from items
         logger.info("%s: done", description)
+
+
+def duration_in_words(seconds: float) -> str:
+    """A duration for people: "00:14:03", or "2 d 05:00:00".
+
+    Example:
+        >>> duration_in_words(190_803)
+        '2 d 05:00:03'
+    """
+    days, rest = divmod(round(seconds), 86_400)
+    clock = f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
+    return f"{days} d {clock}" if days else clock

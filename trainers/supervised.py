@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader
 
-from autoseg.augmentation.patch import mirror_axes
 from autoseg.codec import digest, write_json
 from autoseg.data.loading import Batch, make_loader
 from autoseg.errors import SettingsError
@@ -18,20 +17,23 @@ from autoseg.history import EpochRow, write_rows
 from autoseg.inference.model import ModelRecord
 from autoseg.networks.transfer import transfer
 from autoseg.preprocessing.store import CaseStore
-from autoseg.progress import Progress
+from autoseg.progress import Progress, duration_in_words
 from autoseg.training import FitReport, RunRecord, TrainingJob, num_input_channels
 
 from .agreement import agree_on_run
 from .checkpoints import TrainingState, resume_training, save_training
-from .optimization import Length, polynomial_learning_rate, run_length, set_learning_rate
+from .optimization import Length, run_length, set_learning_rate
 from .repeatable import deterministic_algorithms
+from .schedules import learning_rate_at
 from .step import Stepper, make_stepper, require_finite
 from .validation import PatchScore, validate
 
 _EMA_KEPT = 0.9  # of the smoothed score per epoch, as in nnU-Net
 _EMA_KEPT_SHORT = 0.5  # a time budget has ten epochs: a slower mean would still look at the first ones
 _BUDGET_VALIDATION_ITERATIONS = 8
-_ADAMW_WARMUP = 0.05  # of the run: Adam's second moments are noise in the first steps
+_FIRST_HEARTBEAT_SECONDS = 30.0  # of an epoch, after which it says how long the run will take
+_HEARTBEAT_SECONDS = 120.0
+_ADAM_WARMUP = 0.05  # of the run: Adam's second moments are noise in the first steps
 
 
 class SupervisedTrainer:
@@ -139,7 +141,7 @@ class _Run:
         held_out = self._validation_loader()
         batches = iter(self._training_loader(state.step, length.total_steps))
         while not length.is_over(state.step, self.clock.seconds):
-            epoch = self._train_epoch(batches, length, state.step)
+            epoch = self._train_epoch(batches, length, state)
             before_validation = self.clock.seconds
             score = self._validate(held_out)
             row = self._row(state, epoch, score)
@@ -152,13 +154,14 @@ class _Run:
             self._save(state, is_best=False, is_final=True)
         return state
 
-    def _train_epoch(self, batches: Iterator[Batch], length: Length, step: int) -> _Epoch:
+    def _train_epoch(self, batches: Iterator[Batch], length: Length, state: TrainingState) -> _Epoch:
         """Take optimizer steps until a validation pass is due."""
+        step, history = state.step, [row.ema_dice for row in state.rows]
         started, waited, first = self.clock.seconds, 0.0, step
         losses: list[torch.Tensor] = []
-        learning_rate = self.record.learning_rate
+        learning_rate, due = self.record.learning_rate, started + _FIRST_HEARTBEAT_SECONDS
         while True:
-            learning_rate = self._learning_rate(length.fraction(step, self.clock.seconds))
+            learning_rate = self._learning_rate(length.fraction(step, self.clock.seconds), history)
             set_learning_rate(self.stepper.optimizer, learning_rate)
             asked = self.clock.seconds
             batch = next(batches)
@@ -170,14 +173,24 @@ class _Run:
             now = self.clock.seconds
             if length.epoch_is_over(step, now, epoch_seconds=now - started):
                 break
+            if now >= due:
+                left = duration_in_words(length.seconds_left(step, now))
+                self.progress.message(f"iteration {step}: loss {float(losses[-1]):.3f}, {left} left")
+                due = now + _HEARTBEAT_SECONDS
         mean = float(torch.stack(losses).mean())
         require_finite(mean, batch.case_ids, step=first, checkpoint=str(self.job.run.last))
         waiting = waited / max(self.clock.seconds - started, 1e-9)
         return _Epoch(step=step, mean_loss=mean, learning_rate=learning_rate, waiting=waiting)
 
-    def _learning_rate(self, fraction: float) -> float:
-        warmup = _ADAMW_WARMUP if self.record.optimizer == "adamw" else 0.0
-        return polynomial_learning_rate(self.record.learning_rate, fraction, warmup=warmup)
+    def _learning_rate(self, fraction: float, history: Sequence[float]) -> float:
+        config, warmup = self.job.config, 0.0 if self.record.optimizer == "sgd" else _ADAM_WARMUP
+        return learning_rate_at(
+            config.schedule,
+            self.record.learning_rate,
+            fraction,
+            warmup=warmup if config.warmup is None else config.warmup,
+            history=history,
+        )
 
     def _training_loader(self, start_step: int, total_steps: int | None) -> DataLoader[Batch]:
         remaining = None if total_steps is None else total_steps - start_step
@@ -208,6 +221,8 @@ class _Run:
             workers=self.job.workers if augment or on_gpu else 0,
             pin_memory=on_gpu,
             previous=self.job.previous,
+            augmentation=self.job.config.augmentation,
+            mirror_axes=self.job.config.mirror_axes(self.record.configuration.ndim),
         )
 
     def _validate(self, batches: DataLoader[Batch]) -> PatchScore:
@@ -242,7 +257,7 @@ class _Run:
             configuration=self.record.configuration,
             labels=job.plan.labels,
             num_channels=num_input_channels(job.plan, self.record.configuration),
-            mirror_axes=mirror_axes(self.record.configuration),
+            mirror_axes=job.config.mirror_axes(self.record.configuration.ndim),
             iterations=state.step,
             plan_digest=digest(job.plan),
             precision=self.record.precision,
@@ -262,7 +277,7 @@ class _Run:
         draw_progress(state.rows, job.run.progress_picture)
 
     def _tell(self, row: EpochRow, length: Length) -> None:
-        left = time.strftime("%H:%M:%S", time.gmtime(length.seconds_left(row.iterations, row.seconds)))
+        left = duration_in_words(length.seconds_left(row.iterations, row.seconds))
         self.progress.message(
             f"epoch {row.epoch}, iteration {row.iterations}: loss {row.train_loss:.3f}, validation Dice "
             f"{row.val_dice:.3f} (smoothed {row.ema_dice:.3f}), waited for data {row.waiting:.0%}, {left} left"
