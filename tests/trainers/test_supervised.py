@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -151,3 +152,12 @@ def test_the_fold_of_all_cases_trains_without_scores(workspace: Workspace) -> No
     report = train(workspace, "2d", "all", config=replace(SHORT, epochs=1), device="cpu", workers=0)
     assert report.mean_dice is None
     assert workspace.run("2d", "all").final.is_file()
+
+
+def test_a_slow_epoch_tells_how_long_the_run_will_take(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg.trainers.supervised._FIRST_HEARTBEAT_SECONDS", 0.0)
+    told: list[str] = []
+    progress = LoggingProgress()
+    monkeypatch.setattr(progress, "message", told.append)
+    train(workspace, "2d", 0, config=replace(SHORT, epochs=1), device="cpu", workers=0, progress=progress)
+    assert any(re.match(r"iteration 1: loss -?\d+\.\d+, \d\d:\d\d:\d\d left", text) for text in told)
