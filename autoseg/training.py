@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-OptimizerName = Literal["auto", "sgd", "adamw"]
+OptimizerName = Literal["auto", "sgd", "adam", "adamw"]
+ScheduleName = Literal["poly", "cosine", "step", "exponential", "plateau", "one_cycle", "constant"]
+Augmentation = Literal["nnunet", "light", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +41,22 @@ class TrainingConfig:
         time_budget: Seconds of wall time for training with its validation passes.
         iterations_per_epoch: Optimizer steps between two validation passes.
         validation_iterations: Batches of a validation pass.
-        optimizer: "sgd" (Nesterov), "adamw", or "auto": SGD, except under a time budget too short for it.
+        optimizer: "sgd" (Nesterov), "adam", "adamw", or "auto": SGD, except under a time budget too short for it.
         learning_rate: Initial learning rate; None takes the optimizer's own (0.01 for SGD).
         momentum: Momentum of SGD.
         weight_decay: L2 penalty on all parameters; None takes the optimizer's own (3e-5 for SGD).
         gradient_clip: Largest global gradient norm.
-        loss: A name of the loss registry.
+        schedule: Curve of the learning rate. "poly" is nnU-Net's; "step" takes a tenth after 1/2 and 3/4 of the run;
+            "exponential" falls to a hundredth; "plateau" takes a fifth when the smoothed validation Dice has not
+            improved for 30 epochs.
+        warmup: Share of the run in which the learning rate first rises; None takes the optimizer's own (0 for SGD,
+            0.05 for Adam and AdamW).
+        loss: A name of the loss registry, or a weighted sum such as "dice+0.1*focal".
         foreground_share: Share of patches that are forced to hold foreground.
+        augmentation: Random variation of patches: all of nnU-Net's, "light" (rotation, zoom, brightness, contrast,
+            mirroring), or "none", which does not mirror either.
+        mirroring: Axes of the patch that are mirrored in training and prediction: "all", "none", or numbers such as
+            "0,1".
         seed: Seed of weights, patch choice and augmentation.
         precision: Arithmetic of forward and backward passes; "auto" is float16 on CUDA, float32 on a CPU, except
             under a time budget where bfloat16 is taken when it was measured to be faster.
@@ -64,8 +76,12 @@ class TrainingConfig:
     momentum: float = 0.99
     weight_decay: float | None = None
     gradient_clip: float = 12.0
+    schedule: ScheduleName = "poly"
+    warmup: float | None = None
     loss: str = "dice_ce"
     foreground_share: float = 0.33
+    augmentation: Augmentation = "nnunet"
+    mirroring: str = "all"
     seed: int = 0
     precision: Precision = "auto"
     deterministic: bool = False
@@ -86,8 +102,27 @@ class TrainingConfig:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if not 0 <= self.foreground_share <= 1:
             raise ValueError(f"foreground_share must lie between 0 and 1, got {self.foreground_share}")
+        if self.warmup is not None and not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must lie between 0 and 1, got {self.warmup}")
+        if re.fullmatch(r"all|none|[012](,[012])*", self.mirroring) is None:
+            raise ValueError(f"mirroring must be all, none or axes such as 0,1, got {self.mirroring!r}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}")
+
+    def mirror_axes(self, ndim: int) -> tuple[int, ...]:
+        """Axes of a patch of ``ndim`` axes that are mirrored.
+
+        Raises:
+            SettingsError: When the patch has no such axis.
+        """
+        if self.mirroring == "none" or self.augmentation == "none":
+            return ()
+        if self.mirroring == "all":
+            return tuple(range(ndim))
+        axes = tuple(sorted({int(axis) for axis in self.mirroring.split(",")}))
+        if axes[-1] >= ndim:
+            raise SettingsError(f"mirroring={self.mirroring}: a patch of {ndim} axes has no axis {axes[-1]}")
+        return axes
 
     def with_settings(self, assignments: Sequence[str]) -> TrainingConfig:
         """Apply ``key=value`` assignments.
@@ -161,7 +196,7 @@ class RunRecord:
     schema_version: int = SCHEMA_VERSION
     configuration: Configuration
     settings: TrainingConfig
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: Literal["sgd", "adam", "adamw"]
     learning_rate: float
     weight_decay: float
     precision: Literal["float32", "bfloat16", "float16"]

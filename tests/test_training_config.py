@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,11 @@ from autoseg.training import TrainingConfig
         ("loss=dice", TrainingConfig(loss="dice")),
         ("trainer=2", TrainingConfig(trainer="2")),
         ("seed=3", TrainingConfig(seed=3)),
+        ("deterministic=true", TrainingConfig(deterministic=True)),
+        ("deterministic=no", TrainingConfig(deterministic=False)),
+        ("mirroring=0,1", TrainingConfig(mirroring="0,1")),
+        ("mirroring=0", TrainingConfig(mirroring="0")),
+        ("loss=dice+0.1*focal", TrainingConfig(loss="dice+0.1*focal")),
     ],
 )
 def test_an_assignment_sets_its_field_in_its_type(assignment: str, expected: TrainingConfig) -> None:
@@ -55,7 +62,12 @@ WRONG = [
     ("learning_rate=-1", "learning_rate must be positive, got -1.0"),
     ("gradient_clip=0", "gradient_clip must be positive, got 0.0"),
     ("time_budget=-5", "time_budget must be positive, got -5.0"),
-    ("optimizer=adam", "--set optimizer=adam: optimizer must be one of 'auto', 'sgd', 'adamw'"),
+    ("optimizer=adamm", "--set optimizer=adamm: optimizer must be one of 'auto', 'sgd', 'adam', 'adamw'"),
+    ("schedule=linear", "--set schedule=linear: schedule must be one of 'poly', 'cosine'"),
+    ("augmentation=heavy", "--set augmentation=heavy: augmentation must be one of 'nnunet', 'light', 'none'"),
+    ("mirroring=0,3", "mirroring must be all, none or axes such as 0,1, got '0,3'"),
+    ("warmup=1", "warmup must lie between 0 and 1, got 1.0"),
+    ("deterministic=maybe", "--set deterministic=maybe: deterministic must be"),
     ("precision=float8", "--set precision=float8: precision must be one of"),
     ("foreground_share=1.5", "foreground_share must lie between 0 and 1, got 1.5"),
     ("momentum=1", "momentum must lie between 0 and 1, got 1.0"),
@@ -86,6 +98,33 @@ def test_defaults_are_the_references_and_survive_json() -> None:
     assert (config.momentum, config.gradient_clip, config.foreground_share) == (0.99, 12.0, 0.33)
     assert (config.iterations_per_epoch, config.validation_iterations) == (250, 50)
     assert from_plain(TrainingConfig, to_plain(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "ndim", "axes"),
+    [
+        ({}, 3, (0, 1, 2)),
+        ({}, 2, (0, 1)),
+        ({"mirroring": "none"}, 3, ()),
+        ({"mirroring": "2,0"}, 3, (0, 2)),
+        ({"augmentation": "none"}, 3, ()),
+        ({"augmentation": "light"}, 2, (0, 1)),
+    ],
+)
+def test_mirrored_axes(changes: dict[str, Any], ndim: int, axes: tuple[int, ...]) -> None:
+    assert TrainingConfig(**changes).mirror_axes(ndim) == axes
+
+
+def test_an_axis_that_a_patch_does_not_have_is_refused() -> None:
+    with pytest.raises(SettingsError, match="a patch of 2 axes has no axis 2"):
+        TrainingConfig(mirroring="0,2").mirror_axes(2)
+
+
+def test_the_settings_page_lists_every_field_with_its_default() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    listed = {row[0]: row[1] for row in re.findall(r"^\| `(\w+)` \| (?:`([^`]*)`|) *\|", page, flags=re.M)}
+    expected = {f.name: "" if f.default is None else str(to_plain(f.default)).lower() for f in fields(TrainingConfig)}
+    assert listed == expected
 
 
 def test_every_field_is_documented() -> None:

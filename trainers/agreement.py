@@ -9,8 +9,9 @@ import torch
 
 from autoseg.codec import read_json, to_plain, write_json
 from autoseg.errors import SettingsError
+from autoseg.losses.factory import build_loss
 from autoseg.progress import Progress
-from autoseg.training import RunRecord, TrainingJob
+from autoseg.training import OptimizerName, RunRecord, TrainingJob
 
 from .sizing import ConcretePrecision, Sized, size_for_budget
 from .step import step_timer
@@ -18,7 +19,11 @@ from .step import step_timer
 SGD_STEPS = 10_000
 """Optimizer steps below which AdamW gets further than SGD with momentum 0.99, whose running mean spans 100 steps."""
 
-_DEFAULTS: dict[str, tuple[float, float]] = {"sgd": (1e-2, 3e-5), "adamw": (3e-3, 1e-2)}  # learning rate, decay
+_DEFAULTS: dict[str, tuple[float, float]] = {
+    "sgd": (1e-2, 3e-5),
+    "adam": (3e-3, 3e-5),
+    "adamw": (3e-3, 1e-2),
+}  # learning rate, decay
 
 
 def agree_on_run(job: TrainingJob, device: torch.device, progress: Progress) -> RunRecord:
@@ -60,6 +65,8 @@ def _refuse_differences(record: RunRecord, job: TrainingJob) -> None:
 
 def _decide(job: TrainingJob, device: torch.device) -> RunRecord:
     config, reasons = job.config, dict[str, str]()
+    _refuse_unknown_loss(job)
+    config.mirror_axes(job.configuration.ndim)
     configuration, precision = job.configuration, _default_precision(job, device)
     steps = None
     if config.time_budget is not None:
@@ -82,10 +89,15 @@ def _decide(job: TrainingJob, device: torch.device) -> RunRecord:
     )
 
 
-def _choose_optimizer(wanted: str, steps: float | None) -> tuple[Literal["sgd", "adamw"], str]:
-    if wanted == "adamw":
-        return "adamw", ""
-    if wanted == "sgd" or steps is None or steps >= SGD_STEPS:
+def _refuse_unknown_loss(job: TrainingJob) -> None:
+    """Build the loss once, before a record would tie the other folds to settings that cannot be trained."""
+    build_loss(job.config.loss, labels=job.plan.labels, batch_dice=job.configuration.batch_dice, num_scales=1)
+
+
+def _choose_optimizer(wanted: OptimizerName, steps: float | None) -> tuple[Literal["sgd", "adam", "adamw"], str]:
+    if wanted != "auto":
+        return wanted, ""
+    if steps is None or steps >= SGD_STEPS:
         return "sgd", ""
     return "adamw", f"AdamW: the budget allows about {steps:.0f} steps, SGD with momentum 0.99 wants {SGD_STEPS}"
 

@@ -156,13 +156,13 @@ def polynomial_learning_rate(initial: float, fraction: float, *, warmup: float =
 
 def build_optimizer(
     network: nn.Module,
-    name: Literal["sgd", "adamw"],
+    name: Literal["sgd", "adam", "adamw"],
     *,
     learning_rate: float,
     momentum: float,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum (nnU-Net), or AdamW; the decay covers every parameter, as in nnU-Net."""
+    """SGD with Nesterov momentum (nnU-Net), Adam or AdamW; the decay covers every parameter, as in nnU-Net."""
     if name == "sgd":
         return torch.optim.SGD(
             network.parameters(),
@@ -171,6 +171,8 @@ def build_optimizer(
             nesterov=momentum > 0,
             weight_decay=weight_decay,
         )
+    if name == "adam":
+        return torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
     return torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -97,7 +98,7 @@ def make_stepper(
     plan: Plan,
     config: TrainingConfig,
     *,
-    optimizer: str,
+    optimizer: Literal["sgd", "adam", "adamw"],
     learning_rate: float,
     weight_decay: float,
     precision: ConcretePrecision,
@@ -125,7 +126,7 @@ def make_stepper(
         criterion=criterion,
         optimizer=build_optimizer(
             network,
-            "adamw" if optimizer == "adamw" else "sgd",
+            optimizer,
             learning_rate=learning_rate,
             momentum=config.momentum,
             weight_decay=weight_decay,

@@ -5,17 +5,22 @@ The library draws from NumPy's and torch's global random states; whoever calls t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from autoseg.augmentation.patch import is_anisotropic, mirror_axes, rotation_range
+from autoseg.augmentation.patch import is_anisotropic, rotation_range
+from autoseg.augmentation.patch import mirror_axes as all_axes
 from autoseg.augmentation.previous_stage import distort, one_hot
 from autoseg.augmentation.targets import make_targets
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration
+
+Strength = Literal["nnunet", "light", "none"]
+
+_LIGHT = ("brightness", "contrast")
 
 
 class PatchTransform:
@@ -66,20 +71,31 @@ def build_validation_transform(configuration: Configuration, labels: LabelScheme
     return PatchTransform(configuration, labels)
 
 
-def build_training_transform(configuration: Configuration, labels: LabelScheme) -> PatchTransform:
+def build_training_transform(
+    configuration: Configuration,
+    labels: LabelScheme,
+    *,
+    strength: Strength = "nnunet",
+    mirror_axes: tuple[int, ...] | None = None,
+) -> PatchTransform:
     """Random transform for patches of :func:`autoseg.augmentation.patch.initial_patch_size`.
 
     Rotation and zoom, noise, blur, brightness, contrast, low resolution, gamma (twice) and mirroring, with nnU-Net's
-    probabilities and ranges.
+    probabilities and ranges; "light" leaves out noise, blur, low resolution and gamma.
+
+    Args:
+        configuration: Patch size, normalization and network.
+        labels: What is segmented.
+        strength: How much patches are varied.
+        mirror_axes: Axes that are mirrored; None takes all.
     """
     from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
     from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
-    steps = [
-        *_spatial_steps(configuration),
-        *_intensity_steps(configuration),
-        MirrorTransform(allowed_axes=mirror_axes(configuration)),
-    ]
+    axes = all_axes(configuration) if mirror_axes is None else mirror_axes
+    intensity = _intensity_steps(configuration, only=_LIGHT if strength == "light" else None)
+    mirror = [MirrorTransform(allowed_axes=axes)] if axes else []
+    steps = [*_spatial_steps(configuration), *intensity, *mirror]
     return PatchTransform(configuration, labels, variation=ComposeTransforms(steps))
 
 
@@ -105,7 +121,8 @@ def _spatial_steps(configuration: Configuration) -> list[Any]:
     return [Convert3DTo2DTransform(), spatial, Convert2DTo3DTransform()] if is_flat else [spatial]
 
 
-def _intensity_steps(configuration: Configuration) -> list[Any]:
+def _intensity_steps(configuration: Configuration, *, only: Collection[str] | None) -> list[Any]:
+    """Changes of intensity with their chances, in nnU-Net's order; ``only`` keeps the named ones."""
     from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
     from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
     from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
@@ -139,12 +156,13 @@ def _intensity_steps(configuration: Configuration) -> list[Any]:
         p_per_channel=0.5,
     )
     chances = [
-        (noise, 0.1),
-        (blur, 0.2),
-        (brightness, 0.15),
-        (contrast, 0.15),
-        (low_resolution, 0.25),
-        (gamma(p_invert_image=1), 0.1),
-        (gamma(p_invert_image=0), 0.3),
+        ("noise", noise, 0.1),
+        ("blur", blur, 0.2),
+        ("brightness", brightness, 0.15),
+        ("contrast", contrast, 0.15),
+        ("low resolution", low_resolution, 0.25),
+        ("inverted gamma", gamma(p_invert_image=1), 0.1),
+        ("gamma", gamma(p_invert_image=0), 0.3),
     ]
-    return [RandomTransform(step, apply_probability=probability) for step, probability in chances]
+    kept = [(step, chance) for name, step, chance in chances if only is None or name in only]
+    return [RandomTransform(step, apply_probability=chance) for step, chance in kept]

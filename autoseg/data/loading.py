@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autoseg.augmentation.patch import initial_patch_size
-from autoseg.augmentation.transforms import build_training_transform, build_validation_transform
+from autoseg.augmentation.transforms import Strength, build_training_transform, build_validation_transform
 from autoseg.data.sampling import PatchSource, choose_box, is_forced, read_patch
 from autoseg.errors import TrainingError
 from autoseg.labels import LabelScheme
@@ -64,6 +64,8 @@ class PatchBatches(Dataset[Batch]):
         foreground_share: Share of each batch that must hold foreground.
         seed: Seed of all randomness, not negative.
         previous: In a cascade, case id -> file of the previous stage's segmentation on the same grid.
+        augmentation: How much patches are varied; "none" leaves them as they are.
+        mirror_axes: Axes that are mirrored; None takes all.
 
     Raises:
         TrainingError: When there is no case.
@@ -80,6 +82,8 @@ class PatchBatches(Dataset[Batch]):
         foreground_share: float,
         seed: int,
         previous: Mapping[str, Path] | None = None,
+        augmentation: Strength = "nnunet",
+        mirror_axes: tuple[int, ...] | None = None,
     ) -> None:
         if not case_ids:
             raise TrainingError("there are no cases to draw patches from")
@@ -91,9 +95,14 @@ class PatchBatches(Dataset[Batch]):
         self._foreground_share = foreground_share
         # Training and validation draw from different streams of the same seed.
         self._entropy = (seed, int(augment))
-        self._patch_size = initial_patch_size(configuration) if augment else configuration.patch_size
-        build = build_training_transform if augment else build_validation_transform
-        self._transform = build(configuration, labels)
+        if augment and augmentation != "none":
+            self._patch_size = initial_patch_size(configuration)
+            self._transform = build_training_transform(
+                configuration, labels, strength=augmentation, mirror_axes=mirror_axes
+            )
+        else:
+            self._patch_size = configuration.patch_size
+            self._transform = build_validation_transform(configuration, labels)
         self._open: OrderedDict[str, PatchSource] = OrderedDict()
 
     def __getitem__(self, step: int) -> Batch:
@@ -175,6 +184,8 @@ def make_loader(
     pin_memory: bool = False,
     start_method: str | None = None,
     previous: Mapping[str, Path] | None = None,
+    augmentation: Strength = "nnunet",
+    mirror_axes: tuple[int, ...] | None = None,
 ) -> DataLoader[Batch]:
     """Load the batches of a range of steps, in order.
 
@@ -193,6 +204,8 @@ def make_loader(
         pin_memory: Whether batches are put where a GPU can fetch them.
         start_method: How worker processes start, "fork" or "spawn"; None takes the platform's way.
         previous: In a cascade, case id -> file of the previous stage's segmentation on the same grid.
+        augmentation: How much patches are varied where they are; "none" leaves them as they are.
+        mirror_axes: Axes that are mirrored; None takes all.
 
     Returns:
         A loader; iterating it again gives the same batches.
@@ -209,6 +222,8 @@ def make_loader(
         foreground_share=foreground_share,
         seed=seed,
         previous=previous,
+        augmentation=augmentation,
+        mirror_axes=mirror_axes,
     )
     stop = sys.maxsize if num_steps is None else start_step + num_steps
     return DataLoader(

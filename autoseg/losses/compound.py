@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
@@ -36,3 +39,31 @@ class DiceCrossEntropyLoss(nn.Module):
         """
         loss: Tensor = self.cross_entropy(logits, target) + self.dice(logits, target)
         return loss
+
+
+class WeightedSumLoss(nn.Module):
+    """Sum of losses, each with its weight.
+
+    Args:
+        terms: Weight and loss.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, nn.Module]]) -> None:
+        super().__init__()
+        self.weights = tuple(weight for weight, _ in terms)
+        self.losses = nn.ModuleList(loss for _, loss in terms)
+
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Whether the loss of a batch is the mean of the losses of its patches; a loss that does not say is not."""
+        return all(bool(getattr(loss, "is_mean_over_samples", False)) for loss in self.losses)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            logits: (b, k, ...).
+            target: (b, 1, ...) or (b, r, ...), see :mod:`autoseg.losses.targets`.
+        """
+        parts = [weight * loss(logits, target) for weight, loss in zip(self.weights, self.losses, strict=True)]
+        return torch.stack(parts).sum()

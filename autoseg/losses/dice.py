@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
-from autoseg.losses.targets import at_least_float32, separate_ignored
+from autoseg.losses.targets import at_least_float32, indicators, separate_ignored
 
 
 class SoftDiceLoss(nn.Module):
@@ -48,7 +48,7 @@ class SoftDiceLoss(nn.Module):
                 predicted, reference = at_least_float32(logits).sigmoid(), target != 0
             else:
                 predicted = at_least_float32(logits).softmax(dim=1)[:, 1:]
-                reference = _one_hot(target, logits.shape[1])[:, 1:]
+                reference = indicators(target, logits.shape[1])[:, 1:]
             if counts is not None:
                 predicted, reference = predicted * counts, reference & counts
             over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
@@ -56,9 +56,3 @@ class SoftDiceLoss(nn.Module):
             total = predicted.sum(over) + reference.sum(over)
             dice = (2 * overlap + self.smooth) / (total + self.smooth).clamp_min(1e-8)
             return -dice.mean()
-
-
-def _one_hot(target: Tensor, num_classes: int) -> Tensor:
-    """Indicators (b, k, ...) of channel indices (b, 1, ...)."""
-    shape = (target.shape[0], num_classes, *target.shape[2:])
-    return torch.zeros(shape, dtype=torch.bool, device=target.device).scatter_(1, target.long(), value=True)

@@ -35,3 +35,16 @@ def separate_ignored(target: Tensor, labels: LabelScheme) -> tuple[Tensor, Tenso
 def at_least_float32(logits: Tensor) -> Tensor:
     """Leave half precision: sums over a patch would overflow there, and softmax lose its small values."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def indicators(target: Tensor, num_classes: int) -> Tensor:
+    """Turn channel indices (b, 1, ...) into booleans per output channel (b, k, ...)."""
+    shape = (target.shape[0], num_classes, *target.shape[2:])
+    return torch.zeros(shape, dtype=torch.bool, device=target.device).scatter_(1, target.long(), value=True)
+
+
+def mean_of_counted(losses: Tensor, counts: Tensor | None) -> Tensor:
+    """Mean of losses (b, c, ...) over the voxels that count (b, 1, ...); zero when none does."""
+    if counts is None:
+        return losses.mean()
+    return (losses * counts).sum() / (counts.sum() * losses.shape[1]).clamp_min(1)

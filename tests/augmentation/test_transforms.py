@@ -111,6 +111,42 @@ def test_how_often_intensities_are_varied(make_configuration: Factory, two_label
     assert unchanged == pytest.approx(share * num_draws, abs=3 * (num_draws * share * (1 - share)) ** 0.5)
 
 
+def test_light_variation_turns_and_changes_brightness_and_contrast_alone(
+    make_configuration: Factory, two_labels: LabelScheme
+) -> None:
+    shape = (6, 8, 6)
+    configuration = make_configuration(shape)
+    transform = build_training_transform(configuration, two_labels, strength="light")
+    image, segmentation = random_patch(initial_patch_size(configuration))
+    expected = center(image, shape).flatten().sort().values
+    seed_all(0)
+    num_draws = 600
+    unchanged = sum(
+        torch.equal(transform(image.clone(), segmentation.clone())[0].flatten().sort().values, expected)
+        for _ in range(num_draws)
+    )
+    share = 0.64 * 0.85 * 0.85
+    assert unchanged == pytest.approx(share * num_draws, abs=3 * (num_draws * share * (1 - share)) ** 0.5)
+
+
+@pytest.mark.parametrize("axes", [(), (1,), (0, 2)])
+def test_only_the_axes_asked_for_are_mirrored(
+    axes: tuple[int, ...], make_configuration: Factory, two_labels: LabelScheme
+) -> None:
+    shape = (6, 8, 6)
+    configuration = make_configuration(shape)
+    transform = build_training_transform(configuration, two_labels, mirror_axes=axes)
+    image, segmentation = random_patch(initial_patch_size(configuration))
+    plain = center(segmentation, shape).clamp_min(0)
+    every = [flips for n in range(4) for flips in itertools.combinations(range(3), n)]
+    seen = set()
+    for seed in range(150):
+        seed_all(seed)
+        (target,) = transform(image.clone(), segmentation.clone())[1]
+        seen |= {flips for flips in every if torch.equal(torch.flip(plain, tuple(a + 1 for a in flips)), target)}
+    assert seen == {flips for flips in every if set(flips) <= set(axes)}
+
+
 def test_masked_channels_are_zero_outside(make_configuration: Factory, two_labels: LabelScheme) -> None:
     shape = (8, 12, 8)
     configuration = make_configuration(shape, use_mask=(True, False))

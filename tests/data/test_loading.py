@@ -257,3 +257,24 @@ def test_nothing_to_draw_from_is_refused(make_configuration: Factory, two_labels
             foreground_share=0.33,
             seed=0,
         )
+
+
+def test_without_augmentation_training_patches_are_as_stored(
+    make_configuration: Factory, make_store: Factory, two_labels: LabelScheme
+) -> None:
+    configuration = make_configuration((8, 8, 8))
+    store = make_store((8, 8, 8), two_labels)  # as large as a patch: every patch is the whole case
+    batches = make_loader(
+        store,
+        sorted(store.cases),
+        configuration,
+        two_labels,
+        augment=True,
+        foreground_share=0.0,
+        seed=1,
+        num_steps=5,
+        augmentation="none",
+    )
+    for batch in batches:
+        for image, case_id in zip(batch.images, batch.case_ids, strict=True):
+            np.testing.assert_array_equal(image.numpy(), store.cases[case_id].image)

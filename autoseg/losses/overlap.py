@@ -1,0 +1,66 @@
+"""Tversky's generalization of soft Dice, for targets of which nothing may be missed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autoseg.labels import LabelScheme
+from autoseg.losses.targets import at_least_float32, indicators, separate_ignored
+
+
+class TverskyLoss(nn.Module):
+    """Negative Tversky index, averaged over classes: -1 is perfect, 0 is worst.
+
+    Per class ``(tp + smooth) / (tp + alpha * fp + beta * fn + smooth)``; with both weights 0.5 it is soft Dice. From
+    https://arxiv.org/abs/1706.05721, whose weights are the defaults: a missed voxel costs more than a false one.
+
+    Args:
+        labels: What the outputs mean.
+        batch_dice: Whether sums run over the batch too.
+        alpha: Weight of false positives.
+        beta: Weight of false negatives.
+        smooth: Added to numerator and denominator.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: LabelScheme,
+        batch_dice: bool,
+        alpha: float = 0.3,
+        beta: float = 0.7,
+        smooth: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.labels = labels
+        self.batch_dice = batch_dice
+        self.alpha, self.beta, self.smooth = alpha, beta, smooth
+
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Whether the loss of a batch is the mean of the losses of its patches."""
+        return not self.batch_dice
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            logits: (b, k, ...).
+            target: (b, 1, ...) or (b, r, ...), see :mod:`autoseg.losses.targets`.
+        """
+        target, counts = separate_ignored(target, self.labels)
+        with torch.autocast(logits.device.type, enabled=False):
+            if self.labels.has_regions:
+                predicted, reference = at_least_float32(logits).sigmoid(), target != 0
+            else:
+                predicted = at_least_float32(logits).softmax(dim=1)[:, 1:]
+                reference = indicators(target, logits.shape[1])[:, 1:]
+            if counts is not None:
+                predicted, reference = predicted * counts, reference & counts
+            over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
+            overlap = (predicted * reference).sum(over)
+            false_positive = predicted.sum(over) - overlap
+            false_negative = reference.sum(over) - overlap
+            total = overlap + self.alpha * false_positive + self.beta * false_negative
+            return -((overlap + self.smooth) / (total + self.smooth).clamp_min(1e-8)).mean()
