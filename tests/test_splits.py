@@ -1,14 +1,28 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoseg.dataset import Case
 from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError, SettingsError
-from autoseg.splits import Fold, fold_dir_name, make_splits, parse_fold, read_splits, write_splits
+from autoseg.splits import (
+    Fold,
+    SplitRule,
+    crossing_groups,
+    fold_dir_name,
+    make_splits,
+    parse_fold,
+    read_splits,
+    split_cases,
+    write_splits,
+)
 
 case_ids = st.lists(st.text(st.characters(categories=["Ll", "Nd"]), min_size=1), min_size=2, max_size=40, unique=True)
 
@@ -123,3 +137,103 @@ def test_other_words_are_refused_with_the_choice(text: str) -> None:
 
 def test_folders_are_named_after_folds() -> None:
     assert [fold_dir_name(fold) for fold in (0, 11, "all")] == ["fold0", "fold11", "fold_all"]
+
+
+def cases_of(groups: Sequence[str | None] = (), domains: Sequence[str | None] = ()) -> list[Case]:
+    """Cases case000, case001, ... with the given groups or domains."""
+    number = max(len(groups), len(domains))
+    return [
+        Case(
+            id=f"case{i:03d}",
+            images=(),
+            group=groups[i] if groups else None,
+            domain=domains[i] if domains else None,
+        )
+        for i in range(number)
+    ]
+
+
+def held_out(folds: Sequence[Fold]) -> list[set[str]]:
+    return [set(fold.val) for fold in folds]
+
+
+def test_without_groups_folds_are_nnunets() -> None:
+    cases = cases_of([None] * 17)
+    assert split_cases(cases) == make_splits([case.id for case in cases])
+    assert split_cases(cases, SplitRule(num_folds=3)) == make_splits([case.id for case in cases], num_folds=3)
+
+
+RULES = [
+    SplitRule(),
+    SplitRule(split_by="group", num_folds=3),
+    SplitRule(stratify="domain"),
+    SplitRule(stratify="labels"),
+]
+
+
+@given(
+    groups=st.lists(st.sampled_from(["p1", "p2", "p3", "p4", None]), min_size=12, max_size=40),
+    rule=st.sampled_from(RULES),
+    seed=st.integers(0, 100),
+)
+def test_every_case_is_held_out_once_and_no_group_is_torn(groups: list[str | None], rule: SplitRule, seed: int) -> None:
+    groups = ["p1", "p2", "p3", "p4", None, None, *groups]
+    cases = cases_of(groups, ["a" if i % 3 else "b" for i in range(len(groups))])
+    labels = {case.id: (1, 2) if i % 4 else (1,) for i, case in enumerate(cases)}
+    folds = split_cases(cases, rule, labels=labels)
+    ids = sorted(case.id for case in cases)
+    assert sorted(case for fold in folds for case in fold.val) == ids
+    assert all(sorted((*fold.train, *fold.val)) == ids for fold in folds)
+    assert crossing_groups(folds, cases) == []
+    shuffled = [cases[i] for i in np.random.default_rng(seed).permutation(len(cases))]
+    assert split_cases(shuffled, rule, labels=labels) == folds
+
+
+def test_folds_of_equal_groups_are_equally_large() -> None:
+    folds = split_cases(cases_of([f"p{i // 3}" for i in range(60)]))
+    assert [len(fold.val) for fold in folds] == [12] * 5
+
+
+def test_every_fold_gets_its_share_of_each_domain() -> None:
+    domains = ["rare"] * 5 + ["half"] * 25 + ["most"] * 50
+    folds = split_cases(cases_of(domains=domains), SplitRule(stratify="domain"))
+    for held in held_out(folds):
+        found = Counter(domains[int(case.removeprefix("case"))] for case in held)
+        assert found == {"rare": 1, "half": 5, "most": 10}
+
+
+def test_every_fold_gets_a_case_with_a_rare_label() -> None:
+    cases = cases_of([None] * 50)
+    labels = {case.id: (1, 2) if i in (3, 4, 5, 6, 7) else (1,) for i, case in enumerate(cases)}
+    folds = split_cases(cases, SplitRule(stratify="labels"), labels=labels)
+    assert [sum(2 in labels[case] for case in held) for held in held_out(folds)] == [1] * 5
+    assert [len(held) for held in held_out(folds)] == [10] * 5
+
+
+def test_one_domain_is_held_out_per_fold() -> None:
+    folds = split_cases(cases_of(domains=["b", "a", "b", "c"]), SplitRule(split_by="domain"))
+    assert held_out(folds) == [{"case001"}, {"case000", "case002"}, {"case003"}]
+    assert folds[0].train == ("case000", "case002", "case003")
+
+
+@pytest.mark.parametrize(
+    ("cases", "rule", "message"),
+    [
+        (cases_of([None] * 6), SplitRule(split_by="group"), "no case has a group"),
+        (cases_of([None] * 6), SplitRule(stratify="domain"), "no case has a domain to stratify by"),
+        (cases_of(["p"] * 6), SplitRule(), "all 6 cases belong to one group"),
+        (cases_of(domains=["a", None]), SplitRule(split_by="domain"), "case001 has no domain"),
+        (cases_of(domains=["a", "a"]), SplitRule(split_by="domain"), "a second domain is needed"),
+        (cases_of(["p", "p"], ["a", "b"]), SplitRule(split_by="domain"), "group p has cases in several domains"),
+    ],
+)
+def test_splits_that_cannot_be_made_are_refused(cases: list[Case], rule: SplitRule, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        split_cases(cases, rule)
+
+
+def test_rules_that_contradict_themselves_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be stratified"):
+        SplitRule(split_by="domain", stratify="labels")
+    with pytest.raises(ValueError, match="at least two folds"):
+        SplitRule(num_folds=1)

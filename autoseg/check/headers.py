@@ -176,6 +176,10 @@ def _split_problems(dataset: Dataset) -> Iterator[Problem]:
     except AutosegError as error:
         yield Problem(severity="error", message=str(error))
         return
+    if outside := sorted(training - {case for fold in folds for case in (*fold.train, *fold.val)}):
+        yield Problem(
+            severity="warning", path=path, message=f"{len(outside)} case(s) are in no fold, such as {outside[0]}"
+        )
     times = Counter(case for fold in folds for case in fold.val)
     if twice := sorted(case for case, number in times.items() if number > 1):
         yield Problem(

@@ -20,7 +20,9 @@ from autoseg.cli.dataset_options import (
     dataset_source,
 )
 from autoseg.cli.options import Directory, Workers, WorkspaceDir
-from autoseg.errors import SettingsError
+from autoseg.codec import from_plain
+from autoseg.errors import ArtifactError, SettingsError
+from autoseg.splits import SplitRule
 
 GpuMemory = Annotated[
     float | None, typer.Option("--gpu-memory", min=0.01, help="GPU memory in GiB to size networks for.")
@@ -31,6 +33,13 @@ Spacing = Annotated[
 ]
 Configurations = Annotated[
     list[str] | None, typer.Option("--configurations", help="Preprocess only this one; repeatable.")
+]
+Folds = Annotated[int | None, typer.Option("--folds", min=2, help="Number of folds; default 5.", show_default=False)]
+SplitBy = Annotated[
+    str | None, typer.Option("--split-by", help="group: keep groups together; domain: hold out one domain per fold.")
+]
+Stratify = Annotated[
+    str | None, typer.Option("--stratify", help="domain or labels: give every fold its share of each.")
 ]
 
 
@@ -49,6 +58,9 @@ def plan_and_preprocess(
     gpu_memory: GpuMemory = None,
     spacing: Spacing = None,
     configurations: Configurations = None,
+    folds: Folds = None,
+    split_by: SplitBy = None,
+    stratify: Stratify = None,
     workers: Workers = None,
 ) -> None:
     """Look at a dataset, plan the networks and prepare its cases; a second run does what is missing."""
@@ -73,6 +85,7 @@ def plan_and_preprocess(
         gpu_memory_gb=gpu_memory,
         spacing=spacing,
         configurations=configurations,
+        split=_split_rule(folds, split_by, stratify),
         workers=workers,
         progress=ConsoleProgress(),
     )
@@ -80,3 +93,14 @@ def plan_and_preprocess(
     print_plan(plan)
     following = "3d_fullres" if "3d_fullres" in plan.configuration_names else plan.configuration_names[0]
     output.print(f"next: autoseg train {following} fold0 -w {found.root}", markup=False, highlight=False)
+
+
+def _split_rule(folds: int | None, split_by: str | None, stratify: str | None) -> SplitRule | None:
+    """The rule that the options ask for; None where there is none of them."""
+    if folds is None and split_by is None and stratify is None:
+        return None
+    rule = {"num_folds": folds or SplitRule().num_folds, "split_by": split_by, "stratify": stratify}
+    try:
+        return from_plain(SplitRule, rule)
+    except ArtifactError as error:
+        raise SettingsError(f"folds cannot be made that way: {error}") from None

@@ -10,19 +10,20 @@ from autoseg.check import CheckReport, check_dataset
 from autoseg.codec import digest, read_json, write_json
 from autoseg.dataset import Case, Dataset, DatasetSource, load_dataset
 from autoseg.dataset.loading import remembered
-from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError, SettingsError
+from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError
 from autoseg.fingerprint import Fingerprint
 from autoseg.hardware import planning_memory
 from autoseg.measurement import merge
 from autoseg.parallel import default_workers, map_cases
 from autoseg.pipeline.checking import measure_cases, with_voxel_problems
+from autoseg.pipeline.folds import settle_folds
 from autoseg.pipeline.plans import merge_plans, stamp
 from autoseg.plan import Configuration, Plan
 from autoseg.planning import PLANNERS, Planner, PlannerBudget
 from autoseg.preprocessing.job import PreprocessJob, preprocess_file
 from autoseg.preprocessing.store import is_complete
 from autoseg.progress import LoggingProgress, Progress
-from autoseg.splits import Fold, make_splits, read_splits, write_splits
+from autoseg.splits import SplitRule
 from autoseg.workspace import Workspace
 
 
@@ -34,6 +35,7 @@ def plan_and_preprocess(
     gpu_memory_gb: float | None = None,
     spacing: tuple[float, ...] | None = None,
     configurations: Sequence[str] | None = None,
+    split: SplitRule | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Workspace:
@@ -46,6 +48,7 @@ def plan_and_preprocess(
         gpu_memory_gb: Memory to size networks for; None looks at the machine.
         spacing: Full-resolution target spacing in mm, axes as stored.
         configurations: Names to preprocess; None takes all.
+        split: How to make folds; None does as before, at first as nnU-Net does, groups kept together.
         workers: Worker processes; None takes one per processor, 0 works in this process.
         progress: Told what happens; None logs.
 
@@ -66,7 +69,8 @@ def plan_and_preprocess(
     memory = planning_memory(gpu_memory_gb)
     budget = PlannerBudget(gpu_memory_gb=memory.gigabytes, gpu_memory_source=memory.source, spacing=spacing)
     plan = _plan(loaded, space, fingerprint, chosen, budget, progress)
-    folds = _splits(loaded, space)
+    folds = settle_folds(loaded, space, split, {case.id: case.labels for case in fingerprint.cases}, progress)
+    Workspace.create(folder, source.root, folds=split)  # only now: a rule that was refused is not remembered
     progress.message(f"{len(folds)} folds: {space.splits_path}")
     wanted = [plan.configuration(name) for name in configurations] if configurations else plan.configurations
     _preprocess(loaded, space, plan, wanted, workers, progress)
@@ -153,23 +157,6 @@ def _plan(
     write_json(plan, space.plan_path)
     progress.message(f"planned for {plan.gpu_memory_gb:g} GB ({plan.gpu_memory_source}): {space.plan_path}")
     return plan
-
-
-def _splits(dataset: Dataset, space: Workspace) -> tuple[Fold, ...]:
-    """The dataset's own folds, else seeded ones; folds that models were trained on are never changed."""
-    ids = [case.id for case in dataset.training]
-    given = dataset.root / "splits_final.json"
-    folds = read_splits(given, ids) if given.is_file() else make_splits(ids)
-    if space.splits_path.is_file():
-        if read_splits(space.splits_path) == folds:
-            return folds
-        if any(space.root.glob("results/*/fold*/checkpoint_*.pt")):
-            raise SettingsError(
-                f"the folds of {given if given.is_file() else dataset.root} differ from {space.splits_path}, on which "
-                "models were trained. Use another workspace (-w), or remove the results"
-            )
-    write_splits(folds, space.splits_path)
-    return folds
 
 
 def _preprocess(

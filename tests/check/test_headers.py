@@ -267,6 +267,7 @@ def test_a_case_for_training_and_testing_is_a_warning(folder: Path) -> None:
         ([{"train": ["a", "b"], "val": ["b"]}], "error", "fold 0 trains on b and holds it out as well"),
         ([{"train": ["a"], "val": ["x"]}], "error", "fold 0 names x, which is not a training case"),
         ([{"train": ["a"], "val": ["b"]}, {"train": ["c"], "val": ["b"]}], "warning", "1 case(s) are held out twice"),
+        ([{"train": ["a"], "val": ["b"]}], "warning", "1 case(s) are in no fold, such as c"),
     ],
 )
 def test_folds_of_the_dataset_are_checked(folder: Path, folds: object, severity: str, message: str) -> None:
