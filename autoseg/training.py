@@ -51,12 +51,13 @@ class TrainingConfig:
             improved for 30 epochs.
         warmup: Share of the run in which the learning rate first rises; None takes the optimizer's own (0 for SGD,
             0.05 for Adam and AdamW).
+        patience: Stop when the smoothed validation Dice has not improved for so many epochs; None trains to the end.
         loss: A name of the loss registry, or a weighted sum such as "dice+0.1*focal".
         foreground_share: Share of patches that are forced to hold foreground.
         augmentation: Random variation of patches: all of nnU-Net's, "light" (rotation, zoom, brightness, contrast,
             mirroring), or "none", which does not mirror either.
-        mirroring: Axes of the patch that are mirrored in training and prediction: "all", "none", or numbers such as
-            "0,1".
+        mirroring: Axes of the patch that are mirrored in training and prediction: "all" that the plan allows, "none",
+            or numbers such as "0,1".
         seed: Seed of weights, patch choice and augmentation.
         precision: Arithmetic of forward and backward passes; "auto" is float16 on CUDA, float32 on a CPU, except
             under a time budget where bfloat16 is taken when it was measured to be faster.
@@ -78,6 +79,7 @@ class TrainingConfig:
     gradient_clip: float = 12.0
     schedule: ScheduleName = "poly"
     warmup: float | None = None
+    patience: int | None = None
     loss: str = "dice_ce"
     foreground_share: float = 0.33
     augmentation: Augmentation = "nnunet"
@@ -91,7 +93,7 @@ class TrainingConfig:
         lengths = [name for name in ("epochs", "iterations", "time_budget") if getattr(self, name) is not None]
         if len(lengths) > 1:
             raise ValueError(f"{' and '.join(lengths)} exclude each other; give one")
-        positive = ("iterations_per_epoch", "gradient_clip", "learning_rate", *lengths)
+        positive = ("iterations_per_epoch", "gradient_clip", "learning_rate", "patience", *lengths)
         for name in positive:
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -109,8 +111,12 @@ class TrainingConfig:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}")
 
-    def mirror_axes(self, ndim: int) -> tuple[int, ...]:
-        """Axes of a patch of ``ndim`` axes that are mirrored.
+    def mirror_axes(self, ndim: int, *, allowed: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Axes of a patch that are mirrored.
+
+        Args:
+            ndim: Axes of the patch.
+            allowed: What the plan allows, which "all" stands for; None allows every axis.
 
         Raises:
             SettingsError: When the patch has no such axis.
@@ -118,7 +124,7 @@ class TrainingConfig:
         if self.mirroring == "none" or self.augmentation == "none":
             return ()
         if self.mirroring == "all":
-            return tuple(range(ndim))
+            return tuple(range(ndim)) if allowed is None else allowed
         axes = tuple(sorted({int(axis) for axis in self.mirroring.split(",")}))
         if axes[-1] >= ndim:
             raise SettingsError(f"mirroring={self.mirroring}: a patch of {ndim} axes has no axis {axes[-1]}")

@@ -66,6 +66,7 @@ WRONG = [
     ("schedule=linear", "--set schedule=linear: schedule must be one of 'poly', 'cosine'"),
     ("augmentation=heavy", "--set augmentation=heavy: augmentation must be one of 'nnunet', 'light', 'none'"),
     ("mirroring=0,3", "mirroring must be all, none or axes such as 0,1, got '0,3'"),
+    ("patience=0", "patience must be positive, got 0"),
     ("warmup=1", "warmup must lie between 0 and 1, got 1.0"),
     ("deterministic=maybe", "--set deterministic=maybe: deterministic must be"),
     ("precision=float8", "--set precision=float8: precision must be one of"),

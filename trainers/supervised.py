@@ -26,6 +26,7 @@ from .optimization import Length, run_length, set_learning_rate
 from .repeatable import deterministic_algorithms
 from .schedules import learning_rate_at
 from .step import Stepper, make_stepper, require_finite
+from .stopping import is_stagnant, overfit_warning
 from .validation import PatchScore, validate
 
 _EMA_KEPT = 0.9  # of the smoothed score per epoch, as in nnU-Net
@@ -140,7 +141,7 @@ class _Run:
         length = run_length(self.job.config)
         held_out = self._validation_loader()
         batches = iter(self._training_loader(state.step, length.total_steps))
-        while not length.is_over(state.step, self.clock.seconds):
+        while not self._is_over(length, state):
             epoch = self._train_epoch(batches, length, state)
             before_validation = self.clock.seconds
             score = self._validate(held_out)
@@ -148,11 +149,16 @@ class _Run:
             is_best = row.ema_dice > state.best_score
             state = state.after_epoch(row, seconds=self.clock.seconds)
             length = length.with_reserve(self.clock.seconds - before_validation)
-            self._save(state, is_best=is_best, is_final=length.is_over(state.step, self.clock.seconds))
+            self._save(state, is_best=is_best, is_final=self._is_over(length, state))
             self._tell(row, length)
+            self._warn(state)
         if not self.job.run.final.is_file():  # the time ran out between two looks at the clock
             self._save(state, is_best=False, is_final=True)
         return state
+
+    def _is_over(self, length: Length, state: TrainingState) -> bool:
+        stagnant = is_stagnant(state.rows, patience=self.job.config.patience)
+        return stagnant or length.is_over(state.step, self.clock.seconds)
 
     def _train_epoch(self, batches: Iterator[Batch], length: Length, state: TrainingState) -> _Epoch:
         """Take optimizer steps until a validation pass is due."""
@@ -222,8 +228,14 @@ class _Run:
             pin_memory=on_gpu,
             previous=self.job.previous,
             augmentation=self.job.config.augmentation,
-            mirror_axes=self.job.config.mirror_axes(self.record.configuration.ndim),
+            mirror_axes=self._mirror_axes,
         )
+
+    @property
+    def _mirror_axes(self) -> tuple[int, ...]:
+        """Axes that are mirrored, as the run or else the plan says."""
+        configuration = self.record.configuration
+        return self.job.config.mirror_axes(configuration.ndim, allowed=configuration.mirror_axes)
 
     def _validate(self, batches: DataLoader[Batch]) -> PatchScore:
         stepper = self.stepper
@@ -257,7 +269,7 @@ class _Run:
             configuration=self.record.configuration,
             labels=job.plan.labels,
             num_channels=num_input_channels(job.plan, self.record.configuration),
-            mirror_axes=job.config.mirror_axes(self.record.configuration.ndim),
+            mirror_axes=self._mirror_axes,
             iterations=state.step,
             plan_digest=digest(job.plan),
             precision=self.record.precision,
@@ -275,6 +287,14 @@ class _Run:
         )
         write_rows(state.rows, job.run.log)
         draw_progress(state.rows, job.run.progress_picture)
+
+    def _warn(self, state: TrainingState) -> None:
+        """Say what the curves show, once."""
+        patience = self.job.config.patience
+        if is_stagnant(state.rows, patience=patience):
+            self.progress.message(f"the smoothed validation Dice has not improved for {patience} epochs: training ends")
+        elif warning := overfit_warning(state.rows):
+            self.progress.message(warning)
 
     def _tell(self, row: EpochRow, length: Length) -> None:
         left = duration_in_words(length.seconds_left(row.iterations, row.seconds))
