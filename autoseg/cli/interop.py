@@ -9,6 +9,7 @@ import typer
 
 from autoseg.cli.app import app, command
 from autoseg.cli.console import ConsoleProgress, output
+from autoseg.cli.options import Directory, Workers, WorkspaceDir, find_workspace
 
 group = typer.Typer(name="interop", help="Files of other systems.", no_args_is_help=True)
 app.add_typer(group)
@@ -30,3 +31,18 @@ def import_nnunet(
         markup=False,
         highlight=False,
     )
+
+
+@command("export-nnunet", group=group)
+def export_nnunet(
+    output_dir: Annotated[Path, typer.Option("--output", "-o", help="nnU-Net's folder of preprocessed datasets.")],
+    directory: Directory = Path(),
+    workspace: WorkspaceDir = None,
+    workers: Workers = None,
+) -> None:
+    """Write plan, folds and preprocessed cases as nnU-Net's preprocessed folder, to train with nnU-Net."""
+    found = find_workspace(directory, workspace)
+    from autoseg.interop.nnunet_export import export_preprocessed
+
+    folder = export_preprocessed(found, output_dir, workers=workers, progress=ConsoleProgress())
+    output.print(str(folder), markup=False, highlight=False)

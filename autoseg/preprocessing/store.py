@@ -63,9 +63,9 @@ def write_case(case: PreprocessedCase, folder: Path, *, patch_size: Sequence[int
     record_path.unlink(missing_ok=True)
     ndim = case.image.ndim - 1
     patch = (*(1,) * (ndim - len(patch_size)), *patch_size)
-    written = [_write_array(case.image, folder / f"{case.id}{_IMAGE}", patch)]
+    written = [write_array(case.image, folder / f"{case.id}{_IMAGE}", patch)]
     if case.segmentation is not None:
-        written.append(_write_array(case.segmentation, folder / f"{case.id}{_SEGMENTATION}", patch))
+        written.append(write_array(case.segmentation, folder / f"{case.id}{_SEGMENTATION}", patch))
     foreground_path = folder / f"{case.id}{_FOREGROUND}"
     with atomic_path(foreground_path) as temporary:
         np.save(temporary, np.concatenate([np.empty((0, ndim), dtype=np.int32), *case.foreground]))
@@ -259,7 +259,17 @@ def storage_blocks(
     return (*(1,) * lead, *chunk), (*(1,) * lead, *block)
 
 
-def _write_array(array: np.ndarray, path: Path, patch_size: Sequence[int]) -> Path:
+def write_array(array: np.ndarray, path: Path, patch_size: Sequence[int]) -> Path:
+    """Write an array compressed, in blocks of which a patch touches few; atomically.
+
+    Args:
+        array: Leading axes, then the spatial axes of the patch.
+        path: File to write; its folder is created.
+        patch_size: Voxels that are read at once.
+
+    Returns:
+        The path.
+    """
     chunks, blocks = storage_blocks(array.shape, patch_size, array.itemsize)
     # LZ4 with shuffled bytes: a tenth of LZ4HC's time for a tenth more space, and as fast to read.
     compression = blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, filters=[blosc2.Filter.SHUFFLE], nthreads=1)
