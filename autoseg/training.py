@@ -25,6 +25,7 @@ SCHEMA_VERSION = 1
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 OptimizerName = Literal["auto", "sgd", "adam", "adamw"]
 ScheduleName = Literal["poly", "cosine", "step", "exponential", "plateau", "one_cycle", "constant"]
+Sampling = Literal["case", "class"]
 Augmentation = Literal["nnunet", "light", "none"]
 
 
@@ -54,6 +55,8 @@ class TrainingConfig:
         patience: Stop when the smoothed validation Dice has not improved for so many epochs; None trains to the end.
         loss: A name of the loss registry, or a weighted sum such as "dice+0.1*focal".
         foreground_share: Share of patches that are forced to hold foreground.
+        sampling: What forced patches draw first: "case", then one of its classes (nnU-Net's), or "class" among all of
+            the dataset, then a case that has it, so that rare classes are seen as often as common ones.
         augmentation: Random variation of patches: all of nnU-Net's, "light" (rotation, zoom, brightness, contrast,
             mirroring), or "none", which does not mirror either.
         mirroring: Axes of the patch that are mirrored in training and prediction: "all" that the plan allows, "none",
@@ -82,6 +85,7 @@ class TrainingConfig:
     patience: int | None = None
     loss: str = "dice_ce"
     foreground_share: float = 0.33
+    sampling: Sampling = "case"
     augmentation: Augmentation = "nnunet"
     mirroring: str = "all"
     seed: int = 0

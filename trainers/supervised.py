@@ -227,6 +227,7 @@ class _Run:
             workers=self.job.workers if augment or on_gpu else 0,
             pin_memory=on_gpu,
             previous=self.job.previous,
+            balanced=augment and self.job.config.sampling == "class",
             augmentation=self.job.config.augmentation,
             mirror_axes=self._mirror_axes,
         )

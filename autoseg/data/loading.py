@@ -66,6 +66,8 @@ class PatchBatches(Dataset[Batch]):
         previous: In a cascade, case id -> file of the previous stage's segmentation on the same grid.
         augmentation: How much patches are varied; "none" leaves them as they are.
         mirror_axes: Axes that are mirrored; None takes all.
+        balanced: Whether forced patches draw a target among all of the dataset first, then a case that has it;
+            otherwise a case first, then one of its targets.
 
     Raises:
         TrainingError: When there is no case.
@@ -84,6 +86,7 @@ class PatchBatches(Dataset[Batch]):
         previous: Mapping[str, Path] | None = None,
         augmentation: Strength = "nnunet",
         mirror_axes: tuple[int, ...] | None = None,
+        balanced: bool = False,
     ) -> None:
         if not case_ids:
             raise TrainingError("there are no cases to draw patches from")
@@ -104,6 +107,7 @@ class PatchBatches(Dataset[Batch]):
             self._patch_size = configuration.patch_size
             self._transform = build_validation_transform(configuration, labels)
         self._open: OrderedDict[str, PatchSource] = OrderedDict()
+        self._cases_with = self._find_targets(len(labels.targets)) if balanced else ()
 
     def __getitem__(self, step: int) -> Batch:
         """Make the batch of a step."""
@@ -111,13 +115,41 @@ class PatchBatches(Dataset[Batch]):
         generator = np.random.default_rng(for_choice)
         size = self._configuration.batch_size
         case_ids = tuple(self._case_ids[i] for i in generator.integers(len(self._case_ids), size=size))
+        targets_wanted: tuple[int | None, ...] = (None,) * size
+        if self._cases_with:
+            case_ids, targets_wanted = self._balance(generator, case_ids)
         with torch.no_grad(), _isolated_randomness(for_numpy, for_torch):
-            examples = [self._example(generator, case_id, index) for index, case_id in enumerate(case_ids)]
+            chosen = enumerate(zip(case_ids, targets_wanted, strict=True))
+            examples = [self._example(generator, case_id, index, target) for index, (case_id, target) in chosen]
             images = torch.stack([image for image, _ in examples])
             targets = [torch.stack(scale) for scale in zip(*(targets for _, targets in examples), strict=True)]
         return Batch(images=images, targets=targets, case_ids=case_ids)
 
-    def _example(self, generator: np.random.Generator, case_id: str, index: int) -> tuple[Tensor, list[Tensor]]:
+    def _find_targets(self, num_targets: int) -> tuple[tuple[int, tuple[str, ...]], ...]:
+        """Index of every target that occurs, and the cases that have it."""
+        cases: list[list[str]] = [[] for _ in range(num_targets)]
+        for case_id in self._case_ids:
+            foreground = self._store.open(case_id).foreground
+            for positions, having in zip(foreground[:num_targets], cases, strict=True):
+                if len(positions):
+                    having.append(case_id)
+        return tuple((index, tuple(having)) for index, having in enumerate(cases) if having)
+
+    def _balance(
+        self, generator: np.random.Generator, case_ids: tuple[str, ...]
+    ) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
+        """Give every forced patch a target of the dataset, and a case that has it."""
+        balanced, wanted = list(case_ids), list[int | None]()
+        for index in range(len(case_ids)):
+            wanted.append(None)
+            if is_forced(index, batch_size=len(case_ids), share=self._foreground_share):
+                wanted[-1], having = self._cases_with[generator.integers(len(self._cases_with))]
+                balanced[index] = having[generator.integers(len(having))]
+        return tuple(balanced), tuple(wanted)
+
+    def _example(
+        self, generator: np.random.Generator, case_id: str, index: int, target: int | None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Draw, read and transform the patch at ``index`` of a batch."""
         source = self._case(case_id)
         box = choose_box(
@@ -127,6 +159,7 @@ class PatchBatches(Dataset[Batch]):
             final_size=self._configuration.patch_size,
             has_ignored=self._has_ignored,
             forced=is_forced(index, batch_size=self._configuration.batch_size, share=self._foreground_share),
+            target=target,
         )
         image, segmentation = read_patch(source, box)
         layers = segmentation[None]
@@ -186,6 +219,7 @@ def make_loader(
     previous: Mapping[str, Path] | None = None,
     augmentation: Strength = "nnunet",
     mirror_axes: tuple[int, ...] | None = None,
+    balanced: bool = False,
 ) -> DataLoader[Batch]:
     """Load the batches of a range of steps, in order.
 
@@ -206,6 +240,7 @@ def make_loader(
         previous: In a cascade, case id -> file of the previous stage's segmentation on the same grid.
         augmentation: How much patches are varied where they are; "none" leaves them as they are.
         mirror_axes: Axes that are mirrored; None takes all.
+        balanced: Whether forced patches draw a target of the dataset before a case.
 
     Returns:
         A loader; iterating it again gives the same batches.
@@ -224,6 +259,7 @@ def make_loader(
         previous=previous,
         augmentation=augmentation,
         mirror_axes=mirror_axes,
+        balanced=balanced,
     )
     stop = sys.maxsize if num_steps is None else start_step + num_steps
     return DataLoader(

@@ -64,7 +64,12 @@ def corner_range(
 
 
 def choose_voxel(
-    generator: np.random.Generator, foreground: Sequence[np.ndarray], *, has_ignored: bool, forced: bool
+    generator: np.random.Generator,
+    foreground: Sequence[np.ndarray],
+    *,
+    has_ignored: bool,
+    forced: bool,
+    target: int | None = None,
 ) -> np.ndarray | None:
     """Draw the voxel that a patch is to be centered on.
 
@@ -76,6 +81,7 @@ def choose_voxel(
         foreground: Positions (n, ndim) per target, annotated voxels last if there is an ignore label.
         has_ignored: Whether an ignore label is declared.
         forced: Whether the patch must hold foreground.
+        target: Index of the target that a forced patch must hold; None draws one.
 
     Returns:
         The position (ndim,), or None where any patch will do.
@@ -87,6 +93,8 @@ def choose_voxel(
         targets = [foreground[-1]] if len(foreground[-1]) else []
     if not targets:
         return None
+    if target is not None and len(foreground[target]):
+        targets = [foreground[target]]
     positions = targets[generator.integers(len(targets))]
     return np.asarray(positions[generator.integers(len(positions))])
 
@@ -99,6 +107,7 @@ def choose_box(
     final_size: Sequence[int],
     has_ignored: bool,
     forced: bool,
+    target: int | None = None,
 ) -> BoundingBox:
     """Draw a patch of a case.
 
@@ -109,6 +118,7 @@ def choose_box(
         final_size: Voxels of the patch that the network sees; as many axes.
         has_ignored: Whether an ignore label is declared.
         forced: Whether the patch must hold foreground.
+        target: Index of the target that a forced patch must hold; None draws one of those in the case.
 
     Returns:
         A box with as many axes as the case; it may reach outside the volume.
@@ -119,7 +129,7 @@ def choose_box(
     lower, upper = corner_range(shape, patch_size=patch, final_size=(*flat, *final_size))
     # Positions are only asked for when needed: the source may have to read them.
     foreground = source.foreground if forced or has_ignored else ()
-    voxel = choose_voxel(generator, foreground, has_ignored=has_ignored, forced=forced)
+    voxel = choose_voxel(generator, foreground, has_ignored=has_ignored, forced=forced, target=target)
     if voxel is None:
         corner = tuple(int(generator.integers(a, b + 1)) for a, b in zip(lower, upper, strict=True))
     else:
