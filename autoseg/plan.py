@@ -120,6 +120,7 @@ class Configuration:
         resampling: Interpolation orders.
         network: Network and topology.
         previous_stage: Configuration whose segmentation is an additional input (cascade).
+        mirror_axes: Axes along which patches may be mirrored, in training and in prediction; None allows all.
         reasons: Field name -> why it has its value.
         request: Digest of what the planner was given; the same request leaves an edited configuration as it is.
     """
@@ -135,6 +136,7 @@ class Configuration:
     resampling: ResamplingPlan = ResamplingPlan()
     network: NetworkPlan
     previous_stage: str | None = None
+    mirror_axes: tuple[int, ...] | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     request: str = ""
 
@@ -143,6 +145,8 @@ class Configuration:
             raise ValueError(f"spacing {self.spacing} and patch_size {self.patch_size} differ in dimension")
         if any(p % d for p, d in zip(self.patch_size, self.network.divisor, strict=True)):
             raise ValueError(f"patch_size {self.patch_size} is not a multiple of {self.network.divisor}")
+        if self.mirror_axes is not None and not set(self.mirror_axes) <= set(range(len(self.patch_size))):
+            raise ValueError(f"mirror_axes {self.mirror_axes} are not axes of the patch {self.patch_size}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
 

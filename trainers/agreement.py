@@ -54,7 +54,7 @@ def _refuse_differences(record: RunRecord, job: TrainingJob) -> None:
     differences = [f"{name} {recorded[name]} -> {wanted[name]}" for name in wanted if recorded[name] != wanted[name]]
     trained, planned = to_plain(record.configuration), to_plain(job.configuration)
     # Width and batch may have been reduced for a time budget; everything else must still be what was planned.
-    shared = ("spacing", "patch_size", "normalization", "resampling", "batch_dice", "previous_stage")
+    shared = ("spacing", "patch_size", "normalization", "resampling", "batch_dice", "previous_stage", "mirror_axes")
     differences += [f"{n} {trained[n]} -> {planned[n]}" for n in shared if trained[n] != planned[n]]
     if differences:
         raise SettingsError(

@@ -31,8 +31,8 @@ def rotation_range(configuration: Configuration) -> float:
 
 
 def mirror_axes(configuration: Configuration) -> tuple[int, ...]:
-    """Axes along which patches are mirrored, in training and in prediction."""
-    return tuple(range(configuration.ndim))
+    """Axes along which patches are mirrored, in training and in prediction: all that the plan allows."""
+    return tuple(range(configuration.ndim)) if configuration.mirror_axes is None else configuration.mirror_axes
 
 
 def initial_patch_size(configuration: Configuration) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from autoseg.measurement import merge
 from autoseg.parallel import default_workers, map_cases
 from autoseg.pipeline.checking import measure_cases, with_voxel_problems
 from autoseg.pipeline.folds import settle_folds
+from autoseg.pipeline.laterality import keep_sides_apart
 from autoseg.pipeline.plans import merge_plans, stamp
 from autoseg.plan import Configuration, Plan
 from autoseg.planning import PLANNERS, Planner, PlannerBudget
@@ -146,7 +147,7 @@ def _plan(
     progress: Progress,
 ) -> Plan:
     """Plan, and bring the result into the plan that may be there."""
-    plan = stamp(planner.plan(dataset, fingerprint, budget), fingerprint, budget)
+    plan = stamp(keep_sides_apart(planner.plan(dataset, fingerprint, budget)), fingerprint, budget)
     if space.plan_path.is_file():
         known = space.load_plan()
         trained = [name for name in known.configuration_names if space.run_record_path(name).is_file()]
