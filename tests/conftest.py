@@ -71,7 +71,7 @@ def ball_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cascade_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four labelled cases and a test case so large that little memory asks for a cascade; shared, never write to it."""
     folder = tmp_path_factory.mktemp("large") / "dataset"
-    folder = write_ball_dataset(folder, num_training=4, num_test=1, shape=(32, 48, 44))
+    folder = write_ball_dataset(folder, num_training=4, num_test=1, shape=(32, 44, 44))
     folds = [{"train": ["case02", "case03"], "val": ["case00", "case01"]}]
     folds.append({"train": folds[0]["val"], "val": folds[0]["train"]})
     (folder / "splits_final.json").write_text(json.dumps(folds))
@@ -89,8 +89,8 @@ def planned_cascade(cascade_dataset: Path, tmp_path_factory: pytest.TempPathFact
     plan = workspace.load_plan()
     quick = []
     for planned in plan.configurations:
-        network = replace(planned.network, features=(8, 16, 32, 32)[: planned.network.num_stages])
-        patch = (16, 24, 24) if planned.ndim == 3 else planned.patch_size
+        network = replace(planned.network, features=(8, 16, 16, 16)[: planned.network.num_stages])
+        patch = (16, 32, 32) if planned.ndim == 3 else planned.patch_size
         quick.append(replace(planned, network=network, patch_size=patch))
     write_json(replace(plan, configurations=tuple(quick)), workspace.plan_path)
     return folder
