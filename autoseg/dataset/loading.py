@@ -11,7 +11,7 @@ from typing import Any
 from autoseg.dataset.case import Case, Dataset
 from autoseg.dataset.decathlon import is_decathlon, load_decathlon
 from autoseg.dataset.nnunet import find_cases, load_nnunet
-from autoseg.dataset.patterns import cases_by_patterns, load_patterns
+from autoseg.dataset.patterns import IMAGE_ENDINGS, cases_by_patterns, load_patterns
 from autoseg.dataset.source import DatasetSource
 from autoseg.dataset.table import load_table
 from autoseg.errors import DatasetError
@@ -79,6 +79,10 @@ def find_input(source: DatasetSource | None, folder: Path, ending: str, *, num_c
             found = cases_by_patterns(folder, names)
             if found:
                 return tuple(Case(id=case, images=images) for case, images in sorted(found.items()))
+    if source is not None and not source.is_declared and folder.is_dir():
+        # The ending is that of the labels; images may have another one.
+        names = [path.name.lower() for path in folder.iterdir() if path.is_file()]
+        ending = next((e for e in (ending, *IMAGE_ENDINGS) if any(name.endswith(e) for name in names)), ending)
     return find_cases(folder, ending, num_channels=num_channels)
 
 

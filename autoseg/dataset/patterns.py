@@ -13,7 +13,7 @@ from autoseg.image import is_series, read_header, read_segmentation
 from autoseg.labels import LabelScheme
 
 _PLACE = "{case}"
-_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl", ".png", ".bmp", ".tif", ".tiff")
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl", ".png", ".bmp", ".tif", ".tiff")
 
 
 def load_patterns(source: DatasetSource) -> Dataset:
@@ -95,7 +95,7 @@ def file_ending(path: Path) -> str:
     Raises:
         DatasetError: When the name has none.
     """
-    known = next((ending for ending in _ENDINGS if path.name.lower().endswith(ending)), "")
+    known = next((ending for ending in IMAGE_ENDINGS if path.name.lower().endswith(ending)), "")
     ending = path.name[-len(known) :] if known else path.suffix
     if not ending:
         raise DatasetError(f"{path} has no file ending that says how to read it")
@@ -115,8 +115,8 @@ def _files(root: Path, pattern: str) -> dict[str, Path]:
         match = expression.fullmatch(path.relative_to(base).as_posix())
         if match is None or any(part.startswith(".") for part in path.relative_to(base).parts):
             continue
-        if not path.is_file() and not is_series(path):
-            continue
+        if not is_series(path) and not (path.is_file() and where.suffix):
+            continue  # a pattern without file ending is meant for folders
         if match["case"] in found:
             raise DatasetError(f"{path} and {found[match['case']]} are both {pattern} of case {match['case']}")
         found[match["case"]] = path

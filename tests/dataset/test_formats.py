@@ -127,6 +127,15 @@ def test_channels_and_labels_that_nobody_names_are_looked_for(tmp_path: Path) ->
     assert load_dataset(again) == dataset
 
 
+def test_input_in_another_format_than_the_labels_is_found(tmp_path: Path) -> None:
+    touch(tmp_path / "x.nii.gz", tmp_path / "notes.txt")
+    source = DatasetSource(root=tmp_path, images=("dicom/{case}",), labels="segs/{case}.nrrd")
+    [case] = find_input(source, tmp_path, ".nrrd", num_channels=1)
+    assert (case.id, case.images) == ("x", (tmp_path / "x.nii.gz",))
+    with pytest.raises(DatasetError, match=r"holds no image ending in \.nrrd"):
+        find_input(None, tmp_path, ".nrrd", num_channels=1)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [

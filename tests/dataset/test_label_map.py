@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from autoseg.augmentation.targets import make_targets
+from autoseg.cli.main import app
 from autoseg.dataset import DatasetSource, load_dataset
 from autoseg.errors import DatasetError
 from autoseg.evaluation.report import evaluate_folder
@@ -101,6 +103,20 @@ def test_evaluation_finds_the_map_beside_the_references(stored_differently: Path
     references = stored_differently / "labelsTr"
     evaluation = evaluate_folder(references, references)
     assert {name: metrics["dice"] for name, metrics in evaluation.labels.items()} == {"shell": 1.0, "core": 1.0}
+
+
+def test_evaluation_takes_a_map_of_its_own(stored_differently: Path, tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text('{"500": 1, "205": 2}')
+    references = str(stored_differently / "labelsTr")
+    words = ["evaluate", "-r", references, "-p", references]
+    assert "shell" in CliRunner().invoke(app, words).stdout  # by the table alone nothing is found
+    result = CliRunner().invoke(app, [*words, "--label-map", str(tmp_path / "map.json")])
+    assert result.exit_code == 0
+    assert result.stdout.count("1.0000") == 6
+    (tmp_path / "map.json").write_text('{"500": "LV"}')
+    result = CliRunner().invoke(app, [*words, "--label-map", str(tmp_path / "map.json")])
+    assert result.exit_code == 2
+    assert "map.json must hold" in result.output.replace("\n", "")
 
 
 def test_labels_with_gaps_need_no_map(stored_differently: Path, tmp_path: Path) -> None:
