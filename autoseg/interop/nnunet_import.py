@@ -201,8 +201,9 @@ def _ensemble(named: dict[str, _Found], progress: Progress) -> Ensemble:
         reason = "nnU-Net's cross-validation chose these members"
     else:
         members = tuple(_member(name, named, ()) for name in named)
-        reason = "all models that were imported predict together; --members chooses among them"
+        reason = "all models that were found predict together; ensemble-predict --members chooses among them"
         if len(models) == 1:
+            reason = "the only model that was found"
             choice = ChosenModels(names=(models[0].root.name,), folds=members[0].folds)
     return Ensemble(
         members=members,

@@ -10,19 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoseg.fingerprint import IntensityStatistics
 from autoseg.geometry import Geometry
 from autoseg.image import Image, Segmentation
+from autoseg.interop.nnunet_reading import read_plans
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan, ResamplingPlan
-
-_SCHEMES = {
-    "ZScoreNormalization": "zscore",
-    "CTNormalization": "ct",
-    "RescaleTo01Normalization": "rescale_to_0_1",
-    "RGBTo01Normalization": "rgb_to_0_1",
-    "NoNormalization": "none",
-}
 
 
 def _network(ndim: int) -> NetworkPlan:
@@ -37,64 +29,10 @@ def _network(ndim: int) -> NetworkPlan:
     )
 
 
-def _golden_configuration(name: str, entry: dict[str, Any], statistics: dict[str, Any], ndim: int) -> Configuration:
-    normalization = tuple(
-        NormalizationPlan(
-            scheme=_SCHEMES[scheme], use_mask=use_mask, statistics=IntensityStatistics(**statistics[str(channel)])
-        )
-        for channel, (scheme, use_mask) in enumerate(
-            zip(entry["normalization_schemes"], entry["use_mask_for_norm"], strict=True)
-        )
-    )
-    images, labels = entry["resampling_fn_data_kwargs"], entry["resampling_fn_seg_kwargs"]
-    return Configuration(
-        name=name,
-        data=name,
-        spacing=tuple(entry["spacing"][-ndim:]),
-        median_shape=tuple(entry["median_image_size_in_voxels"][-ndim:]),
-        patch_size=tuple(entry["patch_size"][-ndim:]),
-        batch_size=entry["batch_size"],
-        batch_dice=entry["batch_dice"],
-        normalization=normalization,
-        resampling=ResamplingPlan(
-            image_order=images["order"],
-            segmentation_order=labels["order"],
-            probabilities_order=entry["resampling_fn_probabilities_kwargs"]["order"],
-            order_z=images["order_z"],
-            force_separate_z=images["force_separate_z"],
-        ),
-        network=_network(len(entry["patch_size"][-ndim:])),
-    )
-
-
 def _golden_plan(folder: Path) -> Plan:
-    plans = json.loads((folder / "nnUNetPlans.json").read_text())
-    dataset = json.loads((folder / "dataset.json").read_text())
-    names = dataset["channel_names"]
-    ndim = 2 if dataset["file_ending"] == ".png" else 3
-    transpose = plans["transpose_forward"] if ndim == 3 else [0, 1]  # nnU-Net gives 2D images a third axis
-    statistics = plans["foreground_intensity_properties_per_channel"]
-    configurations = {
-        name: entry for name, entry in plans["configurations"].items() if (folder / "preprocessed" / name).is_dir()
-    }
-    return Plan(
-        planner="unet",
-        dataset=folder.name,
-        channels=tuple(names[str(i)] for i in range(len(names))),
-        labels=LabelScheme.from_table(
-            dataset["labels"], tuple(dataset.get("regions_class_order", ())), where="dataset.json"
-        ),
-        file_ending=dataset["file_ending"],
-        gpu_memory_gb=8,
-        gpu_memory_source="test",
-        orientation=None,
-        transpose=tuple(transpose),
-        median_spacing=tuple(plans["original_median_spacing_after_transp"][-ndim:]),
-        median_shape=tuple(plans["original_median_shape_after_transp"][-ndim:]),
-        configurations=tuple(
-            _golden_configuration(name, entry, statistics, ndim) for name, entry in configurations.items()
-        ),
-    )
+    plans, dataset = (json.loads((folder / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
+    names = [name for name in plans["configurations"] if (folder / "preprocessed" / name).is_dir()]
+    return read_plans(plans, dataset, configurations=names)
 
 
 @pytest.fixture(scope="session")
