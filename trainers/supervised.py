@@ -164,7 +164,7 @@ class _Run:
         """Take optimizer steps until a validation pass is due."""
         step, history = state.step, [row.ema_dice for row in state.rows]
         started, waited, first = self.clock.seconds, 0.0, step
-        losses: list[torch.Tensor] = []
+        losses, case_ids = list[torch.Tensor](), list[tuple[str, ...]]()
         learning_rate, due = self.record.learning_rate, started + _FIRST_HEARTBEAT_SECONDS
         while True:
             learning_rate = self._learning_rate(length.fraction(step, self.clock.seconds), history)
@@ -173,6 +173,7 @@ class _Run:
             batch = next(batches)
             waited += self.clock.seconds - asked
             losses.append(self.stepper.step(batch.images, batch.targets))
+            case_ids.append(batch.case_ids)
             if self.stepper.device.type == "cpu":  # reading a loss from a GPU would make it idle
                 require_finite(float(losses[-1]), batch.case_ids, step=step, checkpoint=str(self.job.run.last))
             step += 1
@@ -183,8 +184,9 @@ class _Run:
                 left = duration_in_words(length.seconds_left(step, now))
                 self.progress.message(f"iteration {step}: loss {float(losses[-1]):.3f}, {left} left")
                 due = now + _HEARTBEAT_SECONDS
+        for offset, loss in enumerate(torch.stack(losses).tolist()):
+            require_finite(loss, case_ids[offset], step=first + offset, checkpoint=str(self.job.run.last))
         mean = float(torch.stack(losses).mean())
-        require_finite(mean, batch.case_ids, step=first, checkpoint=str(self.job.run.last))
         waiting = waited / max(self.clock.seconds - started, 1e-9)
         return _Epoch(step=step, mean_loss=mean, learning_rate=learning_rate, waiting=waiting)
 

@@ -33,6 +33,13 @@ def test_the_first_stage_trains_before_the_cascade(cascade: Workspace) -> None:
         assert order[-1] == "3d_cascade_fullres"
 
 
+def test_a_variant_of_the_first_stage_serves_cascades_that_do_not_exist_yet(cascade: Workspace) -> None:
+    plan = cascade.load_plan()
+    for name in ("3d_lowres", "3d_lowres@quick"):
+        assert [c.data for c in next_stages(plan, name)] == ["3d_fullres"]
+    assert next_stages(plan, "3d_fullres") == ()
+
+
 def test_a_variant_of_the_cascade_follows_the_variant_of_its_first_stage(cascade: Workspace) -> None:
     config = TrainingConfig(epochs=1, iterations_per_epoch=1, validation_iterations=1)
     with pytest.raises(MissingArtifactError, match="segmentations that 3d_lowres makes"):
@@ -41,9 +48,6 @@ def test_a_variant_of_the_cascade_follows_the_variant_of_its_first_stage(cascade
     train(cascade, "3d_lowres", "all", config=config, variant="quick", device="cpu", workers=0)
     with pytest.raises(MissingArtifactError, match="segmentations that 3d_lowres@quick makes"):
         train(cascade, "3d_cascade_fullres", 0, config=config, variant="quick", device="cpu", workers=0)
-    plan = cascade.load_plan()
-    assert [c.data for c in next_stages(plan, "3d_lowres@quick")] == ["3d_fullres"]
-    assert next_stages(plan, "3d_fullres") == ()
 
 
 def test_a_case_that_no_fold_holds_out_cannot_train_a_cascade(cascade: Workspace) -> None:

@@ -71,6 +71,13 @@ def test_a_thick_first_stage_repeats_its_planes() -> None:
     np.testing.assert_array_equal(brought, np.repeat(scores, 4, axis=1))
 
 
+def test_a_thick_next_stage_is_interpolated_all_the_same() -> None:
+    scores = np.random.default_rng(0).normal(size=(1, 10, 24, 28)).astype(np.float32)
+    trace = make_trace((10, 24, 28), (2.0, 1.0, 1.0))
+    brought = bring_to_next_stage(scores, trace, ResamplingPlan(), make_next_stage((4.0, 1.0, 1.0)))
+    np.testing.assert_allclose(brought, (scores[:, ::2] + scores[:, 1::2]) / 2, atol=1e-5)
+
+
 def test_parts_are_those_of_the_whole_and_minus_one_outside(tmp_path: Path) -> None:
     segmentation = np.random.default_rng(1).integers(0, 3, (9, 10, 11)).astype(np.uint8)
     path = tmp_path / "deep" / "case.b2nd"
