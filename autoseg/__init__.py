@@ -12,11 +12,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from autoseg.dataset import DatasetSource
     from autoseg.inference.predictor import InferenceOptions
     from autoseg.pipeline.predict import ensemble_predict
     from autoseg.pipeline.predictor import Predictor
     from autoseg.pipeline.prepare import plan_and_preprocess
     from autoseg.pipeline.train import train, train_missing
+    from autoseg.splits import SplitRule
     from autoseg.training import TrainingConfig
     from autoseg.workspace import Workspace
 
@@ -24,8 +26,10 @@ __version__ = "0.1.0"
 
 # Loaded when first used: torch takes seconds to import, and planning does without it.
 _PUBLIC = {
+    "DatasetSource": "autoseg.dataset",
     "InferenceOptions": "autoseg.inference.predictor",
     "Predictor": "autoseg.pipeline.predictor",
+    "SplitRule": "autoseg.splits",
     "TrainingConfig": "autoseg.training",
     "Workspace": "autoseg.workspace",
     "ensemble_predict": "autoseg.pipeline.predict",
@@ -35,8 +39,10 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "DatasetSource",
     "InferenceOptions",
     "Predictor",
+    "SplitRule",
     "TrainingConfig",
     "Workspace",
     "__version__",
