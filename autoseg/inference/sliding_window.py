@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from scipy.ndimage import gaussian_filter1d
-from torch.nn import functional as F
 
 from autoseg.errors import ArtifactError, SettingsError
 from autoseg.plan import Accumulation
@@ -163,8 +163,9 @@ def sliding_window(
     flips = tuple(tuple(2 + axis for axis in axes) for axes in mirror_subsets(mirror_axes))
     batch = batch_size or choose_batch_size(patch, image.device)
     tiling = _Tiling(patch_size=patch, flips=flips, batch_size=batch)
-    padded, inside = _pad(image, patch)
-    grid = padded.shape[1:]
+    padded, stored = pad_nd_image(image, patch, return_slicer=True)  # with zeros, the odd voxel at the end
+    inside = (slice(None), *stored[1:])  # logits have other channels than the image
+    grid = tuple(padded.shape[1:])
     dtype = _DTYPES[accumulation]
     weight = gaussian_importance(patch, accumulation=accumulation).to(image.device)
     logits = torch.zeros((num_outputs, *grid), dtype=dtype, device=image.device)
@@ -194,18 +195,6 @@ def _call(network: Network, patches: torch.Tensor) -> torch.Tensor:
             raise
     # Outside of the handler: the exception's traceback would keep the tensors of the failed call alive.
     return torch.cat([_call(network, half) for half in patches.tensor_split(2)])
-
-
-def _pad(image: torch.Tensor, patch: tuple[int, ...]) -> tuple[torch.Tensor, tuple[slice, ...]]:
-    """Surround the last axes with zeros up to the patch; also return the index of the image in the result."""
-    widths: list[int] = []
-    inside = [slice(None)] * (image.ndim - len(patch))
-    for size, tile in zip(image.shape[-len(patch) :], patch, strict=True):
-        missing = max(0, tile - size)
-        before = missing // 2
-        widths = [before, missing - before, *widths]  # torch lists the last axis first
-        inside.append(slice(before, before + size))
-    return (F.pad(image, widths) if any(widths) else image), tuple(inside)
 
 
 def _check_finite(logits: torch.Tensor, accumulation: Accumulation) -> None:
