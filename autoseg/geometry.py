@@ -104,6 +104,12 @@ class Geometry:
         return math.prod(self.spacing)
 
     @property
+    def has_right_angles(self) -> bool:
+        """Whether the axes stand at right angles to each other, to a thousandth, as networks take for granted."""
+        axes = np.asarray(self.directions)
+        return bool(np.allclose(axes @ axes.T, np.eye(self.ndim), rtol=0, atol=1e-3))
+
+    @property
     def orientation(self) -> str:
         """Anatomical direction in which each array axis grows, e.g. "SPL" for (z, y, x) along the world axes."""
         remaining = list(range(self.ndim))

@@ -113,6 +113,9 @@ def check_headers(job: HeaderJob) -> CheckedCase:
         if header.is_rectified:
             message = "the direction matrix is no rotation; the nearest one is taken"
             problems.append(Problem(severity="repaired", case=case.id, path=path, message=message))
+        elif not header.geometry.has_right_angles:
+            message = "the axes do not stand at right angles; the voxels are taken as if they did"
+            problems.append(Problem(severity="warning", case=case.id, path=path, message=message))
     return CheckedCase(
         geometry=images[0][1].geometry if images else None,
         problems=tuple(problems),

@@ -65,6 +65,7 @@ def read_and_check(job: VoxelJob) -> CheckedVoxels:
         problems.append(_problem(job.case, str(error)))
     try:
         segmentation = None if job.case.label is None else read_segmentation(job.case.label)
+        problems.extend(_nonfinite_labels(job.case))
     except DatasetError as error:
         problems.append(_problem(job.case, str(error)))
     problems.extend(check_voxels(job, image, segmentation))
@@ -124,6 +125,18 @@ def _nonfinite_problems(case: Case, image: Image) -> Iterator[Problem]:
             case=case.id,
             path=case.images[0] if len(case.images) == 1 else None,
             message=f"{number} voxel(s) are NaN or infinite ({share:.2%}); they are read as zero",
+            in_voxels=True,
+        )
+
+
+def _nonfinite_labels(case: Case) -> Iterator[Problem]:
+    """NaN in a NIfTI file of labels, which ITK reads as background; other formats are refused when they are read."""
+    if case.label is not None and is_nifti(case.label) and (number := count_nonfinite(case.label)):
+        yield Problem(
+            severity="repaired",
+            case=case.id,
+            path=case.label,
+            message=f"{number} label(s) are NaN or infinite; they are read as background",
             in_voxels=True,
         )
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,21 @@ def test_a_matrix_that_does_not_span_space_is_an_error(tmp_path: Path) -> None:
     shear(path, 100.0)
     [problem] = check(tmp_path).errors
     assert "direction matrix that does not span space" in problem.message
+
+
+def test_oblique_axes_that_a_format_allows_are_a_warning(tmp_path: Path) -> None:
+    put_table(tmp_path, 1)
+    table = json.loads((tmp_path / "dataset.json").read_text()) | {"file_ending": ".nrrd", "channel_names": {"0": "T1"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    sheared = replace(GRID, directions=((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.995, 0.0995, 0.0)))
+    for grid, number in ((sheared, 1), (GRID, 0)):
+        image = Image(array=np.random.default_rng(0).normal(size=(1, *grid.shape)).astype(np.float32), geometry=grid)
+        write_image(tmp_path / "imagesTr" / "a_0000.nrrd", image)
+        write_segmentation(
+            tmp_path / "labelsTr" / "a.nrrd", Segmentation(array=np.ones(grid.shape, np.uint8), geometry=GRID)
+        )
+        found = [p for p in check(tmp_path).problems if "do not stand at right angles" in p.message]
+        assert [(p.severity, p.case) for p in found] == [("warning", "a")] * number
 
 
 def test_truncated_files_are_errors(folder: Path) -> None:

@@ -58,6 +58,19 @@ def test_intensities_that_are_no_numbers_are_zeros_and_counted(tmp_path: Path, e
     np.testing.assert_array_equal(read.array[0], np.where(np.isfinite(image[1]), image[1], 0))
 
 
+def test_labels_that_are_no_numbers_are_background_and_counted(tmp_path: Path) -> None:
+    image, labels = make_arrays()
+    check(tmp_path, image, labels)
+    floating = labels.astype(np.float32)
+    floating[2, 3, 4:7] = np.nan
+    write_image(tmp_path / "case.nii.gz", Image(array=floating[None], geometry=GRID))
+    case = Case(id="case", images=(tmp_path / "case_0000.nii.gz",), label=tmp_path / "case.nii.gz")
+    checked = read_and_check(VoxelJob(case=case, labels=LABELS))
+    assert [(p.severity, p.message[:10]) for p in checked.problems] == [("repaired", "3 label(s)")]
+    assert checked.segmentation is not None
+    assert not checked.segmentation.array[2, 3, 4:7].any()
+
+
 def test_zeros_alone_are_no_problem(tmp_path: Path) -> None:
     image, labels = make_arrays()
     image[:, 0] = 0
