@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_type_hin
 
 from autoseg.codec import from_plain
 from autoseg.errors import ArtifactError, SettingsError
+from autoseg.history import EpochRow
 from autoseg.plan import Configuration, NetworkPlan, Plan
 from autoseg.progress import Progress
 from autoseg.registry import Registry
@@ -66,6 +67,7 @@ class TrainingConfig:
             under a time budget where bfloat16 is taken when it was measured to be faster.
         deterministic: Whether operations must repeat bit for bit on a GPU too, which is slower; where torch has no
             such operation it warns. A CPU repeats anyway.
+        loggers: Where else curves go: "tensorboard", "wandb", "mlflow", several with commas; empty for nowhere.
         pretrained: Which weights the run begins with, as their identity; set by ``--pretrained``.
     """
 
@@ -91,6 +93,7 @@ class TrainingConfig:
     seed: int = 0
     precision: Precision = "auto"
     deterministic: bool = False
+    loggers: str = ""
     pretrained: str | None = None
 
     def __post_init__(self) -> None:
@@ -292,3 +295,32 @@ TRAINERS: Registry[type[Trainer]] = Registry(
     group="autoseg.trainers",
     built_in={"supervised": "autoseg.trainers.supervised:SupervisedTrainer"},
 )
+
+
+class RunLogger(Protocol):
+    """Receives the history of a run while it grows."""
+
+    def log(self, row: EpochRow) -> None:
+        """Take a finished epoch."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class LoggerBuilder(Protocol):
+    """Opens a logger; usually its class."""
+
+    def __call__(self, folder: Path, name: str) -> RunLogger:
+        """Open a logger for the run in ``folder``, called ``name``."""
+
+
+LOGGERS: Registry[LoggerBuilder] = Registry(
+    "logger",
+    group="autoseg.loggers",
+    built_in={
+        "tensorboard": "autoseg.trainers.loggers:TensorBoardLogger",
+        "wandb": "autoseg.trainers.loggers:WandbLogger",
+        "mlflow": "autoseg.trainers.loggers:MlflowLogger",
+    },
+)
+"""Loggers: curves of a run, for other tools."""

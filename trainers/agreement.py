@@ -51,7 +51,8 @@ def agree_on_run(job: TrainingJob, device: torch.device, progress: Progress) -> 
 
 def _refuse_differences(record: RunRecord, job: TrainingJob) -> None:
     recorded, wanted = to_plain(record.settings), to_plain(job.config)
-    differences = [f"{name} {recorded[name]} -> {wanted[name]}" for name in wanted if recorded[name] != wanted[name]]
+    names = [name for name in wanted if name != "loggers"]  # they change nothing in the result
+    differences = [f"{name} {recorded[name]} -> {wanted[name]}" for name in names if recorded[name] != wanted[name]]
     trained, planned = to_plain(record.configuration), to_plain(job.configuration)
     # Width and batch may have been reduced for a time budget; everything else must still be what was planned.
     shared = ("spacing", "patch_size", "normalization", "resampling", "batch_dice", "previous_stage", "mirror_axes")

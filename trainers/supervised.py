@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import DataLoader
@@ -18,10 +19,11 @@ from autoseg.inference.model import ModelRecord
 from autoseg.networks.transfer import transfer
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import Progress, duration_in_words
-from autoseg.training import FitReport, RunRecord, TrainingJob, num_input_channels
+from autoseg.training import FitReport, RunLogger, RunRecord, TrainingJob, num_input_channels
 
 from .agreement import agree_on_run
 from .checkpoints import TrainingState, resume_training, save_training
+from .loggers import open_loggers
 from .optimization import Length, run_length, set_learning_rate
 from .repeatable import deterministic_algorithms
 from .schedules import learning_rate_at
@@ -78,7 +80,11 @@ class SupervisedTrainer:
             _begin_with(job, stepper, progress)
         run = _Run(job=job, record=record, stepper=stepper, progress=progress, clock=clock.plus(state.seconds))
         if not job.run.final.is_file():
-            state = run.train(state)
+            with ExitStack() as open_files:
+                loggers = open_loggers(job)
+                for logger in loggers:
+                    open_files.callback(logger.close)
+                state = replace(run, loggers=tuple(loggers)).train(state)
         return FitReport(iterations=state.step, seconds=state.seconds, best_score=state.best_score, record=record)
 
 
@@ -135,6 +141,7 @@ class _Run:
     stepper: Stepper
     progress: Progress
     clock: _Clock
+    loggers: tuple[RunLogger, ...] = ()
 
     def train(self, state: TrainingState) -> TrainingState:
         """Run epochs until the length is reached; every epoch ends with a checkpoint."""
@@ -150,6 +157,8 @@ class _Run:
             state = state.after_epoch(row, seconds=self.clock.seconds)
             length = length.with_reserve(self.clock.seconds - before_validation)
             self._save(state, is_best=is_best, is_final=self._is_over(length, state))
+            for logger in self.loggers:
+                logger.log(row)
             self._tell(row, length)
             self._warn(state)
         if not self.job.run.final.is_file():  # the time ran out between two looks at the clock

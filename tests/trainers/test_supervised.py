@@ -131,6 +131,17 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(workspace: Workspace
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+def test_a_run_killed_between_two_renames_goes_on_from_the_checkpoint_before(workspace: Workspace) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(workspace, "2d", 0, config=SHORT, device="cpu", workers=0, progress=InterruptAfter(1))
+    run = workspace.run("2d", 0)
+    run.last.replace(run.previous)  # what saving does first
+    told = Listener()
+    train(workspace, "2d", 0, config=SHORT, device="cpu", workers=0, progress=told)
+    assert any("going on after 8 iterations" in text for text in told.texts)
+    assert [row.iterations for row in read_rows(run.log)] == [4, 8, 12]
+
+
 def test_a_truncated_checkpoint_without_one_before_is_named(workspace: Workspace) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(workspace, "2d", 0, config=SHORT, device="cpu", workers=0, progress=InterruptAfter(0))
