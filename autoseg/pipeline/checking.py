@@ -8,7 +8,7 @@ from dataclasses import replace
 from autoseg.check import CheckReport, Problem, check_dataset
 from autoseg.dataset import Case, Dataset
 from autoseg.measurement import MeasuredFile, MeasureJob, measure_file, samples_per_case
-from autoseg.parallel import map_cases
+from autoseg.parallel import WorkerPool
 from autoseg.progress import Progress
 
 
@@ -22,7 +22,8 @@ def check_everything(dataset: Dataset, *, workers: int, progress: Progress) -> C
     """
     report = check_dataset(dataset)
     cases = [case for case in dataset.training if case.id not in report.unusable_cases]
-    measured = measure_cases(dataset, cases, report.majority_orientation, workers, progress, num_samples=1)
+    with WorkerPool(min(workers, len(cases))) as pool:
+        measured = measure_cases(dataset, cases, report.majority_orientation, pool, progress, num_samples=1)
     return with_voxel_problems(report, measured)
 
 
@@ -30,7 +31,7 @@ def measure_cases(
     dataset: Dataset,
     cases: Sequence[Case],
     orientation: str,
-    workers: int,
+    pool: WorkerPool,
     progress: Progress,
     *,
     num_samples: int | None = None,
@@ -41,7 +42,7 @@ def measure_cases(
         dataset: What they belong to.
         cases: Training cases.
         orientation: Orientation to turn them to.
-        workers: Worker processes; 0 works in this one.
+        pool: Worker processes.
         progress: Told how far it is.
         num_samples: Intensities to draw per case and channel; None takes as many as nnU-Net.
     """
@@ -56,7 +57,7 @@ def measure_cases(
         )
         for case in cases
     ]
-    measured = map_cases(measure_file, jobs, workers=workers, label=lambda job: job.case.id)
+    measured = pool.map(measure_file, jobs, label=lambda job: job.case.id)
     return list(progress.track(measured, total=len(jobs), description="measuring"))
 
 

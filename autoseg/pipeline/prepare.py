@@ -14,14 +14,14 @@ from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError
 from autoseg.fingerprint import Fingerprint
 from autoseg.hardware import planning_memory
 from autoseg.measurement import merge
-from autoseg.parallel import default_workers, map_cases
+from autoseg.parallel import WorkerPool, default_workers
 from autoseg.pipeline.checking import measure_cases, with_voxel_problems
 from autoseg.pipeline.folds import settle_folds
 from autoseg.pipeline.laterality import keep_sides_apart
 from autoseg.pipeline.plans import merge_plans, stamp
 from autoseg.plan import Configuration, Plan
 from autoseg.planning import PLANNERS, Planner, PlannerBudget
-from autoseg.preprocessing.job import PreprocessJob, preprocess_file
+from autoseg.preprocessing.job import PreprocessJob, PreprocessTarget, preprocess_file
 from autoseg.preprocessing.store import is_complete
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.splits import SplitRule
@@ -66,15 +66,16 @@ def plan_and_preprocess(
     chosen = PLANNERS.get(planner, allow_reference=True)()  # before any work: a typo should not cost minutes
     space = Workspace.create(folder, source.root, source=remembered(source, loaded))
     progress.message(f"{loaded.name}: {len(loaded.training)} training cases, {', '.join(loaded.channels)}")
-    fingerprint = _check_and_measure(loaded, space, workers, progress)
     memory = planning_memory(gpu_memory_gb)
     budget = PlannerBudget(gpu_memory_gb=memory.gigabytes, gpu_memory_source=memory.source, spacing=spacing)
-    plan = _plan(loaded, space, fingerprint, chosen, budget, progress)
-    folds = settle_folds(loaded, space, split, {case.id: case.labels for case in fingerprint.cases}, progress)
-    Workspace.create(folder, source.root, folds=split)  # only now: a rule that was refused is not remembered
-    progress.message(f"{len(folds)} folds: {space.splits_path}")
-    wanted = [plan.configuration(name) for name in configurations] if configurations else plan.configurations
-    _preprocess(loaded, space, plan, wanted, workers, progress)
+    with WorkerPool(min(workers, len(loaded.training))) as pool:
+        fingerprint = _check_and_measure(loaded, space, pool, progress)
+        plan = _plan(loaded, space, fingerprint, chosen, budget, progress)
+        folds = settle_folds(loaded, space, split, {case.id: case.labels for case in fingerprint.cases}, progress)
+        Workspace.create(folder, source.root, folds=split)  # only now: a rule that was refused is not remembered
+        progress.message(f"{len(folds)} folds: {space.splits_path}")
+        wanted = [plan.configuration(name) for name in configurations] if configurations else plan.configurations
+        _preprocess(loaded, space, plan, wanted, pool, progress)
     return space
 
 
@@ -95,22 +96,24 @@ def case_digest(case: Case) -> str:
     return digest([[path, state.st_size, state.st_mtime_ns] for path, state in states])
 
 
-def _check_and_measure(dataset: Dataset, space: Workspace, workers: int, progress: Progress) -> Fingerprint:
+def _check_and_measure(dataset: Dataset, space: Workspace, pool: WorkerPool, progress: Progress) -> Fingerprint:
     """Look at headers and voxels, tell all problems at once, and measure; nothing is read again for a known dataset.
 
     Raises:
         DatasetError: When there are errors; all are told before.
     """
-    report = check_dataset(dataset)
     source = digest([dataset.labels.values, dataset.labels.ignore_value, *map(case_digest, dataset.training)])
     known = read_json(Fingerprint, space.fingerprint_path) if space.fingerprint_path.is_file() else None
+    if known is None or known.source != source:
+        pool.start(["autoseg.measurement", "autoseg.preprocessing.job"])  # while the headers are read here
+    report = check_dataset(dataset)
     if known is not None and known.source == source and not report.errors:
         write_json(_with_earlier_voxels(report, space), space.check_path)
         _tell(report, progress)
         progress.message(f"fingerprint: unchanged, {space.fingerprint_path}")
         return known
     cases = [case for case in dataset.training if case.id not in report.unusable_cases]
-    measured = measure_cases(dataset, cases, report.majority_orientation, workers, progress)
+    measured = measure_cases(dataset, cases, report.majority_orientation, pool, progress)
     report = with_voxel_problems(report, measured)
     write_json(report, space.check_path)
     _tell(report, progress)
@@ -165,29 +168,31 @@ def _preprocess(
     space: Workspace,
     plan: Plan,
     configurations: Sequence[Configuration],
-    workers: int,
+    pool: WorkerPool,
     progress: Progress,
 ) -> None:
-    """Preprocess the cases of every data folder that are missing or made from something else."""
+    """Preprocess what is missing or made from something else; a case is read once for all configurations."""
     by_folder = {c.data: c for c in reversed(configurations)}
-    for data, configuration in reversed(by_folder.items()):
-        folder = space.preprocessed_dir(data)
-        made_from = preprocessing_digest(plan, configuration)
-        jobs = []
-        for case in dataset.training:
-            digest_of_case = digest([made_from, case_digest(case)])
-            if not is_complete(folder, case.id, digest_of_case):
-                jobs.append(
-                    PreprocessJob(
-                        case=case, plan=plan, configuration=configuration, folder=folder, digest=digest_of_case
-                    )
-                )
-        if not jobs:
-            progress.message(f"{data}: all {len(dataset.training)} cases are preprocessed")
-            continue
-        done = map_cases(preprocess_file, jobs, workers=workers, label=lambda job: job.case.id)
-        for _ in progress.track(done, total=len(jobs), description=f"preprocessing {data}"):
-            pass
+    made_from = {data: preprocessing_digest(plan, c) for data, c in reversed(by_folder.items())}
+    jobs = []
+    for case in dataset.training:
+        of_case = case_digest(case)
+        targets = tuple(
+            PreprocessTarget(
+                configuration=by_folder[data], folder=space.preprocessed_dir(data), digest=digest([source, of_case])
+            )
+            for data, source in made_from.items()
+        )
+        missing = tuple(t for t in targets if not is_complete(t.folder, case.id, t.digest))
+        if missing:
+            jobs.append(PreprocessJob(case=case, plan=plan, targets=missing))
+    names = ", ".join(made_from)
+    if not jobs:
+        progress.message(f"{names}: all {len(dataset.training)} cases are preprocessed")
+        return
+    done = pool.map(preprocess_file, jobs, label=lambda job: job.case.id)
+    for _ in progress.track(done, total=len(jobs), description=f"preprocessing {names}"):
+        pass
 
 
 def preprocessing_digest(plan: Plan, configuration: Configuration) -> str:

@@ -13,26 +13,37 @@ from autoseg.preprocessing.store import write_case
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreprocessJob:
-    """One case to preprocess for one configuration.
+class PreprocessTarget:
+    """What to make of a case for one configuration, or for several that share their data.
 
     Args:
-        case: Its files.
-        plan: The plan.
-        configuration: One of its configurations.
-        folder: Where the preprocessed cases of the configuration lie.
+        configuration: The configuration.
+        folder: Where its preprocessed cases lie.
         digest: Of everything the result depends on.
     """
 
-    case: Case
-    plan: Plan
     configuration: Configuration
     folder: Path
     digest: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessJob:
+    """One case to read once and to preprocess for some configurations.
+
+    Args:
+        case: Its files.
+        plan: The plan.
+        targets: What to make of it.
+    """
+
+    case: Case
+    plan: Plan
+    targets: tuple[PreprocessTarget, ...]
+
+
 def preprocess_file(job: PreprocessJob) -> str:
-    """Read a case, preprocess it and write the result.
+    """Read a case, preprocess it for every target and write the results.
 
     Returns:
         The case id.
@@ -42,6 +53,7 @@ def preprocess_file(job: PreprocessJob) -> str:
     """
     image = read_image(job.case.images)
     segmentation = read_segmentation(job.case.label) if job.case.label is not None else None
-    case = preprocess_case(job.case.id, image, segmentation, job.plan, job.configuration)
-    write_case(case, job.folder, patch_size=job.configuration.patch_size, digest=job.digest)
+    for target in job.targets:
+        case = preprocess_case(job.case.id, image, segmentation, job.plan, target.configuration)
+        write_case(case, target.folder, patch_size=target.configuration.patch_size, digest=target.digest)
     return job.case.id

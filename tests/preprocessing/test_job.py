@@ -14,7 +14,7 @@ from autoseg.errors import DatasetError
 from autoseg.image import Image, Segmentation, write_image, write_segmentation
 from autoseg.plan import Plan
 from autoseg.preprocessing.case import preprocess_case
-from autoseg.preprocessing.job import PreprocessJob, preprocess_file
+from autoseg.preprocessing.job import PreprocessJob, PreprocessTarget, preprocess_file
 from autoseg.preprocessing.store import CaseStore, is_complete
 
 
@@ -28,16 +28,18 @@ def test_files_in_files_out(
     job = PreprocessJob(
         case=Case(id="a", images=(tmp_path / "a_0000.nii.gz",), label=tmp_path / "a.nii.gz"),
         plan=plan,
-        configuration=plan.configurations[0],
-        folder=tmp_path / "preprocessed",
-        digest="made from this",
+        targets=tuple(
+            PreprocessTarget(configuration=plan.configurations[0], folder=tmp_path / name, digest=f"made from {name}")
+            for name in ("one", "two")
+        ),
     )
     assert preprocess_file(pickle.loads(pickle.dumps(job))) == "a"
-    assert is_complete(job.folder, "a", "made from this")
     expected = preprocess_case("a", image, segmentation, plan, plan.configurations[0])
-    stored = CaseStore(job.folder).open("a").load()
-    np.testing.assert_array_equal(stored.image, expected.image)
-    np.testing.assert_array_equal(stored.segmentation, expected.segmentation)
+    for target in job.targets:
+        assert is_complete(target.folder, "a", target.digest)
+        stored = CaseStore(target.folder).open("a").load()
+        np.testing.assert_array_equal(stored.image, expected.image)
+        np.testing.assert_array_equal(stored.segmentation, expected.segmentation)
 
 
 def test_unreadable_files_are_named(tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
@@ -46,9 +48,7 @@ def test_unreadable_files_are_named(tmp_path: Path, make_plan: Callable[..., Pla
     job = PreprocessJob(
         case=Case(id="a", images=(tmp_path / "a_0000.nii.gz",)),
         plan=plan,
-        configuration=plan.configurations[0],
-        folder=tmp_path,
-        digest="",
+        targets=(PreprocessTarget(configuration=plan.configurations[0], folder=tmp_path, digest=""),),
     )
     with pytest.raises(DatasetError, match=r"a_0000\.nii\.gz "):
         preprocess_file(job)
