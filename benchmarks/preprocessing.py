@@ -28,6 +28,7 @@ from scipy import ndimage
 
 from autoseg.geometry import Geometry
 from autoseg.image import Image, Segmentation, write_image, write_segmentation
+from autoseg.preprocessing.store import CaseStore
 
 WORKERS = 2
 DATASET_ID = 701
@@ -163,12 +164,11 @@ def compare_arrays(workspace: Path, peer: Path) -> Agreement:
         for path in theirs:
             case = path.name.removesuffix(".b2nd")
             expected = blosc2.open(str(path), mode="r")[:]
-            found = blosc2.open(str(own / f"{case}.b2nd"), mode="r")[:].reshape(expected.shape)
-            image = max(image, float(np.abs(found - expected).max()))
+            stored = CaseStore(own).open(case).load()
+            assert stored.segmentation is not None
+            image = max(image, float(np.abs(stored.image.reshape(expected.shape) - expected).max()))
             labels = blosc2.open(str(folder / f"{case}_seg.b2nd"), mode="r")[:]
-            label_voxels += int(
-                (blosc2.open(str(own / f"{case}_seg.b2nd"), mode="r")[:].reshape(labels.shape) != labels).sum()
-            )
+            label_voxels += int((stored.segmentation.reshape(labels.shape) != labels).sum())
             cases += 1
     return Agreement(cases=cases, image=image, label_voxels=label_voxels)
 
