@@ -200,7 +200,8 @@ def _ensemble(named: dict[str, _Found], progress: Progress) -> Ensemble:
         members = tuple(_member(by_folder[name], named, choice.folds) for name in choice.names)
         reason = "nnU-Net's cross-validation chose these members"
     else:
-        members = tuple(_member(name, named, ()) for name in named)
+        first_stages = {found.planned.previous_stage for found in named.values()}  # they work for their cascades
+        members = tuple(_member(name, named, ()) for name in named if name not in first_stages)
         reason = "all models that were found predict together; ensemble-predict --members chooses among them"
         if len(models) == 1:
             reason = "the only model that was found"
