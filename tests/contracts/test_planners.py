@@ -30,7 +30,7 @@ folder = Path(sys.argv[2])
 dataset = read_json(Dataset, folder / "dataset.json")
 fingerprint = read_json(Fingerprint, folder / "fingerprint.json")
 assert PLANNERS.get(sys.argv[1])().plan(dataset, fingerprint, PlannerBudget()).configurations
-print([name for name in sys.modules if name.split(".")[0] in ("torch", "matplotlib")])
+print([name for name in sys.modules if name.split(".")[0] in ("torch", "SimpleITK", "matplotlib")])
 """
 EXPLAINED = {"spacing", "patch_size", "batch_size", "network", "batch_dice", "normalization", "previous_stage"}
 
