@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ def read_nnunet_checkpoint(path: Path) -> NnUNetCheckpoint:
     """
     if not path.is_file():
         raise MissingArtifactError(f"{path} does not exist")
+    _check_size(path)
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -83,3 +85,18 @@ def read_nnunet_checkpoint(path: Path) -> NnUNetCheckpoint:
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArtifactError(f"{path} is not a complete checkpoint of nnU-Net v2: {reason}") from None
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a checkpoint that unpacks to much more than it is; torch stores tensors uncompressed.
+
+    Raises:
+        ArtifactError: When it does.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile:
+        return  # an older format, or damaged: reading will tell
+    if unpacked > 2 * path.stat().st_size + (1 << 20):
+        raise ArtifactError(f"{path} would unpack to {unpacked} bytes, {path.stat().st_size} are there; it is not read")

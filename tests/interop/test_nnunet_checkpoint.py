@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,13 @@ def test_missing_truncated_and_foreign_files_are_named(tmp_path: Path, content: 
     torch.save({"record": "{}", "weights": {}}, path)
     with pytest.raises(ArtifactError, match="init_args"):
         read_nnunet_checkpoint(path)
+
+
+def test_a_checkpoint_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    torch.save(content | {"network_weights": {"a": torch.zeros(1 << 20)}}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "bomb.pth", "w") as bomb:
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
+    assert read_nnunet_checkpoint(tmp_path / "plain.pth").weights["a"].shape == (1 << 20,)
+    with pytest.raises(ArtifactError, match=r"bomb\.pth would unpack"):
+        read_nnunet_checkpoint(tmp_path / "bomb.pth")
