@@ -14,7 +14,7 @@ from autoseg.codec import digest, write_json
 from autoseg.data.loading import Batch, make_loader
 from autoseg.errors import SettingsError
 from autoseg.figures import draw_progress
-from autoseg.history import EpochRow, write_rows
+from autoseg.history import EpochRow, read_rows, write_rows
 from autoseg.inference.model import ModelRecord
 from autoseg.networks.transfer import transfer
 from autoseg.preprocessing.store import CaseStore
@@ -57,6 +57,8 @@ class SupervisedTrainer:
         clock = _Clock.start()
         device = torch.device(job.device)
         record = agree_on_run(job, device, progress)
+        if job.run.final.is_file():
+            return _report(record, read_rows(job.run.log))
         stepper = make_stepper(
             record.configuration,
             job.plan,
@@ -79,13 +81,22 @@ class SupervisedTrainer:
         if state.step == 0 and job.config.pretrained is not None:
             _begin_with(job, stepper, progress)
         run = _Run(job=job, record=record, stepper=stepper, progress=progress, clock=clock.plus(state.seconds))
-        if not job.run.final.is_file():
-            with ExitStack() as open_files:
-                loggers = open_loggers(job)
-                for logger in loggers:
-                    open_files.callback(logger.close)
-                state = replace(run, loggers=tuple(loggers)).train(state)
-        return FitReport(iterations=state.step, seconds=state.seconds, best_score=state.best_score, record=record)
+        with ExitStack() as open_files:
+            loggers = open_loggers(job)
+            for logger in loggers:
+                open_files.callback(logger.close)
+            state = replace(run, loggers=tuple(loggers)).train(state)
+        return _report(record, state.rows)
+
+
+def _report(record: RunRecord, rows: Sequence[EpochRow]) -> FitReport:
+    """What a finished run came to, from its history."""
+    return FitReport(
+        iterations=rows[-1].iterations,
+        seconds=rows[-1].seconds,
+        best_score=max(row.ema_dice for row in rows),
+        record=record,
+    )
 
 
 def _begin_with(job: TrainingJob, stepper: Stepper, progress: Progress) -> None:

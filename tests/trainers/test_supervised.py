@@ -177,3 +177,12 @@ def test_a_slow_epoch_tells_how_long_the_run_will_take(workspace: Workspace, mon
     monkeypatch.setattr(progress, "message", told.append)
     train(workspace, "2d", 0, config=replace(SHORT, epochs=1), device="cpu", workers=0, progress=progress)
     assert any(re.match(r"iteration 1: loss -?\d+\.\d+, \d\d:\d\d:\d\d left", text) for text in told)
+
+
+def test_a_finished_fold_needs_its_final_checkpoint_only(workspace: Workspace) -> None:
+    config = replace(SHORT, epochs=2)
+    first = train(workspace, "2d", 0, config=config, device="cpu", workers=0)
+    workspace.run("2d", 0).last.write_bytes(b"damaged")
+    again = train(workspace, "2d", 0, config=config, device="cpu", workers=0)
+    assert (again.iterations, again.dice) == (first.iterations, first.dice)
+    assert again.iterations == 8
