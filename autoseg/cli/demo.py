@@ -18,7 +18,7 @@ Budget = Annotated[str, typer.Option(help="Wall time of training.")]
 
 @command("demo")
 def demo(folder: Folder = Path("demo"), time_budget: Budget = "90s", device: Device = "auto") -> None:
-    """Make a small dataset, then plan, train, predict and score on it: about four minutes on two CPU cores."""
+    """Make a small dataset, then plan, train, predict and score on it: about two minutes on two CPU cores."""
     seconds, started = parse_duration(time_budget), time.perf_counter()
     dataset, workspace, progress = folder / "dataset", folder / "workspace", ConsoleProgress()
     from autoseg.cli.evaluate import show_evaluation
