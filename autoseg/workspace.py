@@ -150,6 +150,11 @@ class Workspace:
             "Make one: autoseg plan-and-preprocess DATASET; or name one with -C"
         )
 
+    @classmethod
+    def of(cls, place: Workspace | Path | str) -> Workspace:
+        """The workspace itself, or the one that a folder is or holds; see :meth:`discover`."""
+        return place if isinstance(place, Workspace) else cls.discover(Path(place))
+
     @property
     def record_path(self) -> Path:
         """Marks the folder as a workspace."""

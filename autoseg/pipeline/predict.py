@@ -86,7 +86,7 @@ class PredictionReport:
 
 
 def ensemble_predict(
-    workspace: Workspace,
+    workspace: Workspace | Path | str,
     images: Path | None = None,
     output: Path | None = None,
     *,
@@ -104,7 +104,7 @@ def ensemble_predict(
     """Predict a folder of images with the best combination of the trained models.
 
     Args:
-        workspace: Holds plan and results.
+        workspace: Holds plan and results; or its folder, or its dataset's.
         images: Folder of images; None takes the dataset's imagesTs.
         output: Folder to write to; None takes the workspace's predictions.
         members: "configuration" or "configuration:fold,fold" each, instead of the selection.
@@ -123,6 +123,7 @@ def ensemble_predict(
             the others: see :meth:`PredictionReport.raise_for_failures`.
     """
     started = time.perf_counter()
+    workspace = Workspace.of(workspace)
     progress = progress or LoggingProgress()
     plan = workspace.load_plan()
     cases = _find_input(workspace, plan, images)[part[0] :: part[1]]

@@ -159,7 +159,7 @@ class Predictor:
         device: str = "auto",
     ) -> Self:
         """Load the best of what is trained in a workspace, or the named members; see :func:`choose_models`."""
-        found = workspace if isinstance(workspace, Workspace) else Workspace.discover(Path(workspace))
+        found = Workspace.of(workspace)
         return cls(choose_models(found, members=members, checkpoint=checkpoint, options=options, device=device))
 
     def predict(

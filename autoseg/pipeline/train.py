@@ -56,7 +56,7 @@ class TrainingReport:
 
 
 def train(
-    workspace: Workspace,
+    workspace: Workspace | Path | str,
     configuration: str,
     fold: str | int,
     *,
@@ -71,7 +71,7 @@ def train(
     """Train one fold, or go on with it; then predict its held-out cases.
 
     Args:
-        workspace: Holds the plan and the preprocessed cases.
+        workspace: Holds the plan and the preprocessed cases; or its folder, or its dataset's.
         configuration: Name in the plan, e.g. "3d_fullres".
         fold: "fold0", "0", 0 or "all".
         config: Settings; None takes the defaults.
@@ -85,6 +85,7 @@ def train(
     Raises:
         AutosegError: When the configuration, the fold or an artifact is missing or contradicts the settings.
     """
+    workspace = Workspace.of(workspace)
     progress = progress or LoggingProgress()
     config = config or TrainingConfig()
     if pretrained is not None:
@@ -122,7 +123,7 @@ def train(
 
 
 def train_missing(
-    workspace: Workspace,
+    workspace: Workspace | Path | str,
     configurations: Sequence[str],
     *,
     config: TrainingConfig | None = None,
@@ -138,7 +139,7 @@ def train_missing(
     still missing or not, so that repeating an interrupted command gives the missing folds the same share.
 
     Args:
-        workspace: Holds the plan and the preprocessed cases.
+        workspace: Holds the plan and the preprocessed cases; or its folder, or its dataset's.
         configurations: Names in the plan; "all" alone stands for every one.
         config: Settings of every fold.
         variant: Store as ``configuration@variant``.
@@ -150,6 +151,7 @@ def train_missing(
     Yields:
         One report per trained fold.
     """
+    workspace = Workspace.of(workspace)
     progress = progress or LoggingProgress()
     config = config or TrainingConfig()
     plan = workspace.load_plan()

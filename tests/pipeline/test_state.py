@@ -50,3 +50,12 @@ def test_doctor_shows_environment_and_state(workspace: Workspace, tmp_path: Path
     without = CliRunner().invoke(app, ["doctor", "-C", str(tmp_path)])
     assert without.exit_code == 0
     assert "is no workspace" in without.output
+
+
+def test_functions_take_a_workspace_its_folder_or_its_datasets(workspace: Workspace, tmp_path: Path) -> None:
+    assert Workspace.of(workspace) is workspace
+    assert Workspace.of(str(workspace.root)).root == workspace.root
+    inside = tmp_path / "dataset" / "autoseg"
+    inside.parent.mkdir()
+    workspace.root.rename(inside)
+    assert Workspace.of(inside.parent).root == inside
