@@ -41,10 +41,10 @@ Measure = Callable[[Configuration, ConcretePrecision], float]
 
 
 def wanted_steps(budget: float) -> float:
-    """Optimizer steps below which a larger network loses to a smaller one: 40 times the root of the seconds.
+    """Optimizer steps that a network should still get: 40 times the root of the seconds.
 
-    A rule of thumb: 440 steps in two minutes, 1200 in a quarter of an hour. Between doubling the steps and widening the
-    network, time is shared evenly, because either alone saturates.
+    A rule of thumb, not fitted: 440 steps in two minutes, 1200 in a quarter of an hour, so that more time goes into
+    more steps and into a wider network alike. The choice is not critical (docs/benchmarks.md).
 
     Args:
         budget: Seconds for training.
