@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autoseg.pipeline.prepare import plan_and_preprocess
     from autoseg.pipeline.train import train, train_missing
     from autoseg.splits import SplitRule
-    from autoseg.training import TrainingConfig
+    from autoseg.training_config import TrainingConfig
     from autoseg.workspace import Workspace
 
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ import pytest
 
 from autoseg.codec import from_plain, to_plain
 from autoseg.errors import SettingsError
-from autoseg.training import TrainingConfig
+from autoseg.training_config import TrainingConfig
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from autoseg.codec import read_json, to_plain, write_json
 from autoseg.errors import SettingsError
 from autoseg.losses.factory import build_loss
 from autoseg.progress import Progress
-from autoseg.training import OptimizerName, RunRecord, TrainingJob
+from autoseg.training import RunRecord, TrainingJob
+from autoseg.training_config import OptimizerName
 
 from .sizing import ConcretePrecision, Sized, size_for_budget
 from .step import step_timer

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
-from autoseg.training import TrainingConfig
+from autoseg.training_config import TrainingConfig
 
 POLYNOMIAL_EXPONENT = 0.9
 """Exponent of the decay in nnU-Net (and DeepLab before it)."""

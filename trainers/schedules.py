@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from autoseg.training import ScheduleName
+from autoseg.training_config import ScheduleName
 
 from .optimization import polynomial_learning_rate
 

@@ -17,7 +17,8 @@ from autoseg.labels import LabelScheme
 from autoseg.losses.factory import build_loss
 from autoseg.networks.factory import build_network
 from autoseg.plan import Configuration, Plan
-from autoseg.training import TrainingConfig, num_input_channels
+from autoseg.training import num_input_channels
+from autoseg.training_config import TrainingConfig
 
 from .optimization import build_optimizer
 from .sizing import ConcretePrecision

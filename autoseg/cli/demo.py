@@ -33,7 +33,7 @@ def demo(folder: Folder = Path("demo"), time_budget: Budget = "90s", device: Dev
     plan_and_preprocess(dataset, workspace=workspace, progress=progress)
     _say(f"autoseg train 3d_fullres fold0 -w {workspace} --time-budget {time_budget}")
     from autoseg.pipeline.train import train
-    from autoseg.training import TrainingConfig
+    from autoseg.training_config import TrainingConfig
     from autoseg.workspace import Workspace
 
     found = Workspace.discover(workspace)

@@ -50,7 +50,7 @@ def train(
     from autoseg.interop.pretrained import load_pretrained
     from autoseg.pipeline.train import train as train_fold
     from autoseg.pipeline.train import train_missing
-    from autoseg.training import TrainingConfig
+    from autoseg.training_config import TrainingConfig
 
     assignments = list(settings or ())
     given = {"epochs": epochs, "iterations": iterations, "seed": seed}

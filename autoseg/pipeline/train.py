@@ -17,7 +17,8 @@ from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.splits import Fold, FoldName, fold_dir_name, parse_fold, read_splits
-from autoseg.training import TRAINERS, RunRecord, TrainingConfig, TrainingJob
+from autoseg.training import TRAINERS, RunRecord, TrainingJob
+from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 
 

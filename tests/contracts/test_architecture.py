@@ -18,14 +18,14 @@ FOLDERS = ("autoseg", "planners", "trainers")
 LAYERS = (
     ("cli",),
     ("pipeline", "interop"),
-    ("planning", "training"),
+    ("planning", "training", "training_config"),
     ("data", "inference", "evaluation.selection"),
     ("preprocessing", "augmentation", "networks", "losses", "evaluation", "postprocessing", "measurement"),
     (
         *("fingerprint", "plan", "splits", "dataset", "check", "workspace", "parallel", "registry", "progress"),
         *("synthetic", "figures", "history", "hardware", "device"),
     ),
-    ("geometry", "labels", "image", "nifti", "codec", "atomic", "errors"),
+    ("geometry", "labels", "image", "nifti", "codec", "assignments", "atomic", "errors"),
 )
 LAYER_OF = {f"autoseg.{name}": depth for depth, names in enumerate(LAYERS) for name in names}
 # A third-party package -> the modules that may import it, as prefixes.

@@ -14,7 +14,7 @@ from autoseg.pipeline.cascade import find_previous, first_stage, next_stages
 from autoseg.pipeline.train import load_folds, train, trainable
 from autoseg.plan import Plan
 from autoseg.splits import Fold
-from autoseg.training import TrainingConfig
+from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 
 

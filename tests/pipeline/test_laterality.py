@@ -16,7 +16,7 @@ from autoseg.pipeline.laterality import keep_sides_apart, sided_pairs
 from autoseg.pipeline.prepare import plan_and_preprocess
 from autoseg.pipeline.train import train
 from autoseg.plan import Plan
-from autoseg.training import TrainingConfig
+from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 
 SIDED = LabelScheme.from_table({"background": 0, "Left Kidney": 1, "Right Kidney": 2}, where="test")

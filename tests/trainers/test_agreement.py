@@ -15,7 +15,8 @@ from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan
 from autoseg.progress import LoggingProgress
 from autoseg.splits import Fold
 from autoseg.trainers.agreement import agree_on_run
-from autoseg.training import RunRecord, TrainingConfig, TrainingJob
+from autoseg.training import RunRecord, TrainingJob
+from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 
 

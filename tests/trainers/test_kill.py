@@ -15,7 +15,7 @@ import torch
 from autoseg.history import read_rows
 from autoseg.inference.model import read_checkpoint
 from autoseg.pipeline.train import train
-from autoseg.training import TrainingConfig
+from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 
 SCRIPT = """
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 import torch
 from autoseg.pipeline.train import train
-from autoseg.training import TrainingConfig
+from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 torch.set_num_threads(1)
 config = TrainingConfig().with_settings(sys.argv[2:])

@@ -13,7 +13,8 @@ from autoseg.errors import SettingsError
 from autoseg.history import EpochRow, read_rows
 from autoseg.pipeline.train import train
 from autoseg.trainers.loggers import MlflowLogger, TensorBoardLogger, WandbLogger
-from autoseg.training import LOGGERS, RunLogger, TrainingConfig
+from autoseg.training import LOGGERS, RunLogger
+from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 
 SHORT = ["epochs=2", "iterations_per_epoch=1", "validation_iterations=1"]

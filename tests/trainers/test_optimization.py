@@ -15,7 +15,7 @@ from autoseg.trainers.optimization import (
     run_length,
     set_learning_rate,
 )
-from autoseg.training import TrainingConfig
+from autoseg.training_config import TrainingConfig
 
 
 def test_epochs_anneal_once_per_epoch_as_nnunet_does() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from autoseg.trainers.optimization import polynomial_learning_rate
 from autoseg.trainers.schedules import learning_rate_at, num_plateaus
-from autoseg.training import ScheduleName
+from autoseg.training_config import ScheduleName
 
 STEPS = 101
 

@@ -12,7 +12,7 @@ from autoseg.errors import TrainingError
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan
 from autoseg.trainers.step import Stepper, make_stepper
-from autoseg.training import TrainingConfig
+from autoseg.training_config import TrainingConfig
 
 CONFIGURATION = Configuration(
     name="2d",

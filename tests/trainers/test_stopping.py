@@ -8,7 +8,7 @@ from autoseg.history import EpochRow, read_rows
 from autoseg.pipeline.train import train
 from autoseg.progress import LoggingProgress
 from autoseg.trainers.stopping import is_stagnant, overfit_warning
-from autoseg.training import TrainingConfig
+from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 
 

@@ -19,7 +19,7 @@ from autoseg.history import read_rows
 from autoseg.inference.model import read_checkpoint
 from autoseg.pipeline.train import train
 from autoseg.progress import LoggingProgress
-from autoseg.training import TrainingConfig
+from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 
 SHORT = TrainingConfig(epochs=3, iterations_per_epoch=4, validation_iterations=2, seed=5)

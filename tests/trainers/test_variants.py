@@ -10,7 +10,7 @@ from autoseg.errors import SettingsError
 from autoseg.history import read_rows
 from autoseg.inference.model import read_checkpoint
 from autoseg.pipeline.train import train
-from autoseg.training import TrainingConfig
+from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 
 SHORT = ["epochs=2", "iterations_per_epoch=1", "validation_iterations=1"]

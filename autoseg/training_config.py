@@ -1,0 +1,143 @@
+"""The settings of a training run: values with checked names and types, never subclasses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from autoseg.assignments import parse_assignments
+from autoseg.errors import SettingsError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+OptimizerName = Literal["auto", "sgd", "adam", "adamw"]
+ScheduleName = Literal["poly", "cosine", "step", "exponential", "plateau", "one_cycle", "constant"]
+Sampling = Literal["case", "class"]
+Augmentation = Literal["nnunet", "light", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """Settings of a training run; the defaults are nnU-Net's.
+
+    At most one of ``epochs``, ``iterations`` and ``time_budget`` is set; with none of them, 1000 epochs are trained.
+
+    Args:
+        trainer: A name of the trainer registry.
+        epochs: Passes of ``iterations_per_epoch`` optimizer steps.
+        iterations: Optimizer steps in all.
+        time_budget: Seconds of wall time for training with its validation passes.
+        iterations_per_epoch: Optimizer steps between two validation passes.
+        validation_iterations: Batches of a validation pass.
+        optimizer: "sgd" (Nesterov), "adam", "adamw", or "auto": SGD, except under a time budget too short for it.
+        learning_rate: Initial learning rate; None takes the optimizer's own (0.01 for SGD).
+        momentum: Momentum of SGD.
+        weight_decay: L2 penalty on all parameters; None takes the optimizer's own (3e-5 for SGD).
+        gradient_clip: Largest global gradient norm.
+        schedule: Curve of the learning rate. "poly" is nnU-Net's; "step" takes a tenth after 1/2 and 3/4 of the run;
+            "exponential" falls to a hundredth; "plateau" takes a fifth when the smoothed validation Dice has not
+            improved for 30 epochs.
+        warmup: Share of the run in which the learning rate first rises; None takes the optimizer's own (0 for SGD,
+            0.05 for Adam and AdamW).
+        patience: Stop when the smoothed validation Dice has not improved for so many epochs; None trains to the end.
+        loss: A name of the loss registry, or a weighted sum such as "dice+0.1*focal".
+        foreground_share: Share of patches that are forced to hold foreground.
+        sampling: What forced patches draw first: "case", then one of its classes (nnU-Net's), or "class" among all of
+            the dataset, then a case that has it, so that rare classes are seen as often as common ones.
+        augmentation: Random variation of patches: all of nnU-Net's, "light" (rotation, zoom, brightness, contrast,
+            mirroring), or "none", which does not mirror either.
+        mirroring: Axes of the patch that are mirrored in training and prediction: "all" that the plan allows, "none",
+            or numbers such as "0,1".
+        seed: Seed of weights, patch choice and augmentation.
+        precision: Arithmetic of forward and backward passes; "auto" is float16 on CUDA, float32 on a CPU, except
+            under a time budget where bfloat16 is taken when it was measured to be faster.
+        deterministic: Whether operations must repeat bit for bit on a GPU too, which is slower; where torch has no
+            such operation it warns. A CPU repeats anyway.
+        loggers: Where else curves go: "tensorboard", "wandb", "mlflow", several with commas; empty for nowhere.
+        pretrained: Which weights the run begins with, as their identity; set by ``--pretrained``.
+    """
+
+    trainer: str = "supervised"
+    epochs: int | None = None
+    iterations: int | None = None
+    time_budget: float | None = None
+    iterations_per_epoch: int = 250
+    validation_iterations: int = 50
+    optimizer: OptimizerName = "auto"
+    learning_rate: float | None = None
+    momentum: float = 0.99
+    weight_decay: float | None = None
+    gradient_clip: float = 12.0
+    schedule: ScheduleName = "poly"
+    warmup: float | None = None
+    patience: int | None = None
+    loss: str = "dice_ce"
+    foreground_share: float = 0.33
+    sampling: Sampling = "case"
+    augmentation: Augmentation = "nnunet"
+    mirroring: str = "all"
+    seed: int = 0
+    precision: Precision = "auto"
+    deterministic: bool = False
+    loggers: str = ""
+    pretrained: str | None = None
+
+    def __post_init__(self) -> None:
+        lengths = [name for name in ("epochs", "iterations", "time_budget") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise ValueError(f"{' and '.join(lengths)} exclude each other; give one")
+        positive = ("iterations_per_epoch", "gradient_clip", "learning_rate", "patience", *lengths)
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.validation_iterations < 1:
+            raise ValueError(f"validation_iterations must be positive, got {self.validation_iterations}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if not 0 <= self.foreground_share <= 1:
+            raise ValueError(f"foreground_share must lie between 0 and 1, got {self.foreground_share}")
+        if self.warmup is not None and not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must lie between 0 and 1, got {self.warmup}")
+        if re.fullmatch(r"all|none|[012](,[012])*", self.mirroring) is None:
+            raise ValueError(f"mirroring must be all, none or axes such as 0,1, got {self.mirroring!r}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}")
+
+    def mirror_axes(self, ndim: int, *, allowed: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Axes of a patch that are mirrored.
+
+        Args:
+            ndim: Axes of the patch.
+            allowed: What the plan allows, which "all" stands for; None allows every axis.
+
+        Raises:
+            SettingsError: When the patch has no such axis.
+        """
+        if self.mirroring == "none" or self.augmentation == "none":
+            return ()
+        if self.mirroring == "all":
+            return tuple(range(ndim)) if allowed is None else allowed
+        axes = tuple(sorted({int(axis) for axis in self.mirroring.split(",")}))
+        if axes[-1] >= ndim:
+            raise SettingsError(f"mirroring={self.mirroring}: a patch of {ndim} axes has no axis {axes[-1]}")
+        return axes
+
+    def with_settings(self, assignments: Sequence[str]) -> TrainingConfig:
+        """Apply ``key=value`` assignments.
+
+        Args:
+            assignments: E.g. ``["learning_rate=0.003", "epochs=250"]``.
+
+        Raises:
+            SettingsError: When a name is unknown (close matches are offered) or a value has the wrong type.
+
+        Example:
+            >>> TrainingConfig().with_settings(["epochs=250"]).epochs
+            250
+        """
+        try:
+            return replace(self, **parse_assignments(TrainingConfig, assignments))
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
