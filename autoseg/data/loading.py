@@ -1,7 +1,7 @@
-"""Batches in time: every batch is a pure function of seed and step, whoever computes it.
+"""Batches in time: every patch is a pure function of seed, step and place in the batch, whoever computes it.
 
-So results do not depend on the number of worker processes, and a run that is taken up again at step n sees the
-batches that it would have seen.
+So results do not depend on the number of worker processes, a run that is taken up again at step n sees the batches
+that it would have seen, and processes that train together each make their own patches of the batch they share.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     Args:
         images: (b, c, ...) float32.
         targets: One per output of the network, full resolution first; see :mod:`autoseg.losses.targets`.
-        case_ids: Where each patch comes from.
+        case_ids: Where each patch of the whole batch comes from, also those that another process computes.
     """
 
     images: Tensor
@@ -68,6 +68,7 @@ class PatchBatches(Dataset[Batch]):
         mirror_axes: Axes that are mirrored; None takes all.
         balanced: Whether forced patches draw a target among all of the dataset first, then a case that has it;
             otherwise a case first, then one of its targets.
+        patches: Which patches of every batch are made; None makes all.
 
     Raises:
         TrainingError: When there is no case.
@@ -87,6 +88,7 @@ class PatchBatches(Dataset[Batch]):
         augmentation: Strength = "nnunet",
         mirror_axes: tuple[int, ...] | None = None,
         balanced: bool = False,
+        patches: range | None = None,
     ) -> None:
         if not case_ids:
             raise TrainingError("there are no cases to draw patches from")
@@ -96,6 +98,7 @@ class PatchBatches(Dataset[Batch]):
         self._previous = previous or {}
         self._has_ignored = labels.ignore_value is not None
         self._foreground_share = foreground_share
+        self._patches = range(configuration.batch_size) if patches is None else patches
         # Training and validation draw from different streams of the same seed.
         self._entropy = (seed, int(augment))
         if augment and augmentation != "none":
@@ -110,17 +113,16 @@ class PatchBatches(Dataset[Batch]):
         self._cases_with = self._find_targets(len(labels.targets)) if balanced else ()
 
     def __getitem__(self, step: int) -> Batch:
-        """Make the batch of a step."""
-        for_choice, for_numpy, for_torch = np.random.SeedSequence((*self._entropy, step)).spawn(3)
-        generator = np.random.default_rng(for_choice)
+        """Make the batch of a step, or this process's patches of it."""
         size = self._configuration.batch_size
+        for_choice, *for_patches = np.random.SeedSequence((*self._entropy, step)).spawn(1 + size)
+        generator = np.random.default_rng(for_choice)
         case_ids = tuple(self._case_ids[i] for i in generator.integers(len(self._case_ids), size=size))
         targets_wanted: tuple[int | None, ...] = (None,) * size
         if self._cases_with:
             case_ids, targets_wanted = self._balance(generator, case_ids)
-        with torch.no_grad(), _isolated_randomness(for_numpy, for_torch):
-            chosen = enumerate(zip(case_ids, targets_wanted, strict=True))
-            examples = [self._example(generator, case_id, index, target) for index, (case_id, target) in chosen]
+        with torch.no_grad(), _isolated_randomness():
+            examples = [self._example(for_patches[i], case_ids[i], i, targets_wanted[i]) for i in self._patches]
             images = torch.stack([image for image, _ in examples])
             targets = [torch.stack(scale) for scale in zip(*(targets for _, targets in examples), strict=True)]
         return Batch(images=images, targets=targets, case_ids=case_ids)
@@ -148,12 +150,15 @@ class PatchBatches(Dataset[Batch]):
         return tuple(balanced), tuple(wanted)
 
     def _example(
-        self, generator: np.random.Generator, case_id: str, index: int, target: int | None
+        self, seed: np.random.SeedSequence, case_id: str, index: int, target: int | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Draw, read and transform the patch at ``index`` of a batch."""
+        """Draw, read and transform the patch at ``index`` of a batch; leaves the global random states seeded."""
+        for_box, for_numpy, for_torch = seed.spawn(3)
+        np.random.seed(for_numpy.generate_state(4))
+        torch.default_generator.manual_seed(int(for_torch.generate_state(1, np.uint64)[0]))
         source = self._case(case_id)
         box = choose_box(
-            generator,
+            np.random.default_rng(for_box),
             source,
             patch_size=self._patch_size,
             final_size=self._configuration.patch_size,
@@ -184,16 +189,14 @@ class PatchBatches(Dataset[Batch]):
 
 
 @contextmanager
-def _isolated_randomness(for_numpy: np.random.SeedSequence, for_torch: np.random.SeedSequence) -> Iterator[None]:
-    """Seed the global random states that the transforms draw from, and put them back afterwards.
+def _isolated_randomness() -> Iterator[None]:
+    """Put the global random states back that the transforms draw from.
 
     One thread, since sums over several threads are rounded differently: batches made in this process would differ
     from a worker's. On a busy CPU it is also the faster way, because small tensors are not worth waiting for a thread.
     """
     numpy_state, num_threads = np.random.get_state(), torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
-        np.random.seed(for_numpy.generate_state(4))
-        torch.default_generator.manual_seed(int(for_torch.generate_state(1, np.uint64)[0]))
         torch.set_num_threads(1)
         try:
             yield
@@ -220,6 +223,8 @@ def make_loader(
     augmentation: Strength = "nnunet",
     mirror_axes: tuple[int, ...] | None = None,
     balanced: bool = False,
+    patches: range | None = None,
+    stride: int = 1,
 ) -> DataLoader[Batch]:
     """Load the batches of a range of steps, in order.
 
@@ -233,7 +238,7 @@ def make_loader(
         foreground_share: Share of each batch that must hold foreground.
         seed: Seed of all randomness, not negative.
         start_step: First step.
-        num_steps: How many steps; None goes on for ever.
+        num_steps: How many steps, those that are skipped included; None goes on for ever.
         workers: Loader processes; 0 loads in this process.
         pin_memory: Whether batches are put where a GPU can fetch them.
         start_method: How worker processes start, "fork" or "spawn"; None takes the platform's way.
@@ -241,6 +246,8 @@ def make_loader(
         augmentation: How much patches are varied where they are; "none" leaves them as they are.
         mirror_axes: Axes that are mirrored; None takes all.
         balanced: Whether forced patches draw a target of the dataset before a case.
+        patches: Which patches of every batch are made, where several processes share it; None makes all.
+        stride: Steps between two batches, where several processes take turns.
 
     Returns:
         A loader; iterating it again gives the same batches.
@@ -260,12 +267,13 @@ def make_loader(
         augmentation=augmentation,
         mirror_axes=mirror_axes,
         balanced=balanced,
+        patches=patches,
     )
     stop = sys.maxsize if num_steps is None else start_step + num_steps
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=range(start_step, stop),
+        sampler=range(start_step, stop, stride),
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,

@@ -278,3 +278,27 @@ def test_without_augmentation_training_patches_are_as_stored(
     for batch in batches:
         for image, case_id in zip(batch.images, batch.case_ids, strict=True):
             np.testing.assert_array_equal(image.numpy(), store.cases[case_id].image)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_shares_of_a_batch_are_the_patches_of_the_whole(
+    balanced: bool, make_store: Factory, make_configuration: Factory, two_labels: LabelScheme
+) -> None:
+    store, configuration = make_store((14, 12, 10), two_labels), make_configuration((8, 8, 8))
+    size = configuration.batch_size
+    options: Any = {"augment": True, "foreground_share": 0.33, "seed": 7, "num_steps": 5, "balanced": balanced}
+    whole = list(make_loader(store, CASES, configuration, two_labels, **options))
+    for share in (range(1), range(1, size)):
+        part = make_loader(store, CASES, configuration, two_labels, patches=share, **options)
+        for batch, expected in zip(part, whole, strict=True):
+            assert batch.case_ids == expected.case_ids
+            assert torch.equal(batch.images, expected.images[share.start : share.stop])
+            for target, reference in zip(batch.targets, expected.targets, strict=True):
+                assert torch.equal(target, reference[share.start : share.stop])
+
+
+def test_processes_that_take_turns_see_every_batch_once(load: Factory) -> None:
+    whole = load(augment=False)
+    turns = [load(augment=False, start_step=rank, num_steps=6 - rank, stride=4) for rank in range(4)]
+    assert [len(turn) for turn in turns] == [2, 2, 1, 1]
+    assert_same(whole, [turns[step % 4][step // 4] for step in range(6)])
