@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
-from autoseg.losses.targets import at_least_float32, indicators, separate_ignored
+from autoseg.losses.targets import foreground_pairs
 
 
 class SoftDiceLoss(nn.Module):
@@ -41,16 +41,9 @@ class SoftDiceLoss(nn.Module):
             logits: (b, k, ...).
             target: (b, 1, ...) or (b, r, ...), see :mod:`autoseg.losses.targets`.
         """
-        target, counts = separate_ignored(target, self.labels)
         # Autocast would compute the products and sums in half precision again.
         with torch.autocast(logits.device.type, enabled=False):
-            if self.labels.has_regions:
-                predicted, reference = at_least_float32(logits).sigmoid(), target != 0
-            else:
-                predicted = at_least_float32(logits).softmax(dim=1)[:, 1:]
-                reference = indicators(target, logits.shape[1])[:, 1:]
-            if counts is not None:
-                predicted, reference = predicted * counts, reference & counts
+            predicted, reference, _ = foreground_pairs(logits, target, self.labels)
             over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
             overlap = (predicted * reference).sum(over)
             total = predicted.sum(over) + reference.sum(over)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import re
-from typing import Protocol
+from functools import partial
+from typing import NamedTuple, Protocol
 
 from torch import nn
 
@@ -32,38 +35,71 @@ LOSSES: Registry[LossBuilder] = Registry(
         "topk": "autoseg.losses.voxelwise:TopKLoss",
         "focal": "autoseg.losses.voxelwise:FocalLoss",
         "tversky": "autoseg.losses.overlap:TverskyLoss",
+        "generalized_dice": "autoseg.losses.overlap:GeneralizedDiceLoss",
+        "boundary": "autoseg.losses.surface:BoundaryLoss",
+        "surface_dice": "autoseg.losses.surface:SurfaceDiceLoss",
         "mse": "autoseg.losses.voxelwise:MeanSquaredErrorLoss",
         "bce": "autoseg.losses.voxelwise:BinaryCrossEntropyLoss",
     },
 )
 
 
-def parse_loss(text: str) -> list[tuple[float, str]]:
+class LossTerm(NamedTuple):
+    """One term of a sum of losses."""
+
+    weight: float
+    name: str
+    options: dict[str, float]
+
+
+_TERM = re.compile(r"\s*(?:([0-9]*\.?[0-9]+)\s*\*\s*)?([A-Za-z_][\w.:@-]*)\s*(?:\(([^()]*)\))?\s*")
+_OPTION = re.compile(r"\s*(\w+)\s*=\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*")
+
+
+def parse_loss(text: str) -> list[LossTerm]:
     """Take a weighted sum of losses apart.
 
     Args:
-        text: A name, or terms such as ``name`` and ``0.1*name`` joined by ``+``.
-
-    Returns:
-        Weight and name of each term.
+        text: A name, or terms such as ``name``, ``0.1*name`` and ``name(option=2)`` joined by ``+``.
 
     Raises:
         SettingsError: When a term is malformed, or a weight is not positive.
 
     Example:
-        >>> parse_loss("dice+0.1*focal")
+        >>> [(term.weight, term.name) for term in parse_loss("dice+0.1*focal")]
         [(1.0, 'dice'), (0.1, 'focal')]
+        >>> parse_loss("tversky(alpha=0.2,beta=0.8)")[0].options
+        {'alpha': 0.2, 'beta': 0.8}
     """
     terms = []
-    for term in text.split("+"):
-        match = re.fullmatch(r"\s*(?:([0-9]*\.?[0-9]+)\s*\*\s*)?([A-Za-z_][\w.:@-]*)\s*", term)
+    for part in text.split("+"):
+        match = _TERM.fullmatch(part)
         if match is None:
-            raise SettingsError(f"loss {text!r}: {term.strip()!r} is no term; write it as in dice+0.1*focal")
+            raise SettingsError(f"loss {text!r}: {part.strip()!r} is no term; write it as in dice+0.1*focal(focus=2)")
         weight = 1.0 if match[1] is None else float(match[1])
         if weight <= 0:
             raise SettingsError(f"loss {text!r}: the weight of {match[2]} must be positive")
-        terms.append((weight, match[2]))
+        options = {}
+        for option in (match[3] or "").split(",") if match[3] else ():
+            found = _OPTION.fullmatch(option)
+            if found is None:
+                raise SettingsError(f"loss {text!r}: {option.strip()!r} is no option; write it as in focal(focus=2)")
+            options[found[1]] = float(found[2])
+        terms.append(LossTerm(weight, match[2], options))
     return terms
+
+
+def _build_term(term: LossTerm, *, labels: LabelScheme, batch_dice: bool, allow_reference: bool) -> nn.Module:
+    """Build one loss; an option that it does not have is answered with those that it has."""
+    builder = LOSSES.get(term.name, allow_reference=allow_reference)
+    if term.options:
+        known = [name for name in inspect.signature(builder).parameters if name not in ("labels", "batch_dice")]
+        if unknown := [name for name in term.options if name not in known]:
+            close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"its options: {', '.join(known) or 'none'}"
+            raise SettingsError(f"the loss {term.name} has no option {unknown[0]!r}; {hint}")
+    configured = partial(builder, **term.options) if term.options else builder
+    return configured(labels=labels, batch_dice=batch_dice)
 
 
 def build_loss(
@@ -82,11 +118,11 @@ def build_loss(
         A module of (outputs per scale, targets per scale) -> scalar.
 
     Raises:
-        SettingsError: When no loss of a name is known, or the sum is malformed.
+        SettingsError: When no loss of a name is known, it has no such option, or the sum is malformed.
     """
     terms = [
-        (weight, LOSSES.get(part, allow_reference=allow_reference)(labels=labels, batch_dice=batch_dice))
-        for weight, part in parse_loss(name)
+        (term.weight, _build_term(term, labels=labels, batch_dice=batch_dice, allow_reference=allow_reference))
+        for term in parse_loss(name)
     ]
     is_plain = len(terms) == 1 and terms[0][0] == 1
     return DeepSupervisionLoss(terms[0][1] if is_plain else WeightedSumLoss(terms), num_scales=num_scales)

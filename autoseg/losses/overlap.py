@@ -1,4 +1,4 @@
-"""Tversky's generalization of soft Dice, for targets of which nothing may be missed."""
+"""Relatives of soft Dice: for targets of which nothing may be missed, and for classes of very different sizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
-from autoseg.losses.targets import at_least_float32, indicators, separate_ignored
+from autoseg.losses.targets import foreground_pairs
 
 
 class TverskyLoss(nn.Module):
@@ -49,18 +49,52 @@ class TverskyLoss(nn.Module):
             logits: (b, k, ...).
             target: (b, 1, ...) or (b, r, ...), see :mod:`autoseg.losses.targets`.
         """
-        target, counts = separate_ignored(target, self.labels)
         with torch.autocast(logits.device.type, enabled=False):
-            if self.labels.has_regions:
-                predicted, reference = at_least_float32(logits).sigmoid(), target != 0
-            else:
-                predicted = at_least_float32(logits).softmax(dim=1)[:, 1:]
-                reference = indicators(target, logits.shape[1])[:, 1:]
-            if counts is not None:
-                predicted, reference = predicted * counts, reference & counts
+            predicted, reference, _ = foreground_pairs(logits, target, self.labels)
             over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
             overlap = (predicted * reference).sum(over)
             false_positive = predicted.sum(over) - overlap
             false_negative = reference.sum(over) - overlap
             total = overlap + self.alpha * false_positive + self.beta * false_negative
             return -((overlap + self.smooth) / (total + self.smooth).clamp_min(1e-8)).mean()
+
+
+class GeneralizedDiceLoss(nn.Module):
+    """Negative generalized Dice: one ratio over all classes, each weighing as the inverse square of its size.
+
+    ``(2 * sum_c w_c * overlap_c + smooth) / (sum_c w_c * (sum(p_c) + sum(t_c)) + smooth)``, background included. A
+    class that is absent weighs as much as the smallest one that is there. From https://arxiv.org/abs/1707.03237.
+
+    Args:
+        labels: What the outputs mean.
+        batch_dice: Whether sums run over the batch too; otherwise every patch has weights of its own.
+        smooth: Added to numerator and denominator.
+    """
+
+    def __init__(self, *, labels: LabelScheme, batch_dice: bool, smooth: float = 1e-5) -> None:
+        super().__init__()
+        self.labels = labels
+        self.batch_dice = batch_dice
+        self.smooth = smooth
+
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Whether the loss of a batch is the mean of the losses of its patches."""
+        return not self.batch_dice
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            logits: (b, k, ...).
+            target: (b, 1, ...) or (b, r, ...), see :mod:`autoseg.losses.targets`.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            predicted, reference, _ = foreground_pairs(logits, target, self.labels, with_background=True)
+            over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
+            overlap = (predicted * reference).sum(over)
+            sizes = reference.sum(over).to(predicted.dtype)
+            weights = torch.where(sizes > 0, 1 / sizes.clamp_min(1) ** 2, 0)
+            weights = torch.where(sizes > 0, weights, weights.amax(dim=-1, keepdim=True))
+            total = (weights * (predicted.sum(over) + sizes)).sum(-1)
+            return -((2 * (weights * overlap).sum(-1) + self.smooth) / (total + self.smooth)).mean()

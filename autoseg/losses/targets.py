@@ -48,3 +48,32 @@ def mean_of_counted(losses: Tensor, counts: Tensor | None) -> Tensor:
     if counts is None:
         return losses.mean()
     return (losses * counts).sum() / (counts.sum() * losses.shape[1]).clamp_min(1)
+
+
+def foreground_pairs(
+    logits: Tensor, target: Tensor, labels: LabelScheme, *, with_background: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Probabilities and truth of what is segmented; call it outside of autocast.
+
+    Without regions the probabilities are the softmax, with regions one sigmoid each.
+
+    Args:
+        logits: (b, k, ...).
+        target: (b, 1, ...) or (b, r, ...).
+        labels: What the outputs mean.
+        with_background: Whether the background of labels is returned too, as the first channel.
+
+    Returns:
+        Probabilities (b, c, ...) in float32 at least and booleans of the same shape, both without ignored voxels; and
+        (b, 1, ...) booleans that are True where a voxel counts, or None when all do.
+    """
+    target, counts = separate_ignored(target, labels)
+    if labels.has_regions:
+        predicted, reference = at_least_float32(logits).sigmoid(), target != 0
+    else:
+        first = 0 if with_background else 1
+        predicted = at_least_float32(logits).softmax(dim=1)[:, first:]
+        reference = indicators(target, logits.shape[1])[:, first:]
+    if counts is not None:
+        predicted, reference = predicted * counts, reference & counts
+    return predicted, reference, counts

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoseg.errors import SettingsError
 from autoseg.labels import LabelScheme
 from autoseg.losses.targets import at_least_float32, indicators, mean_of_counted, separate_ignored
 
@@ -64,9 +65,19 @@ class VoxelLoss(nn.Module):
 
 
 class TopKLoss(VoxelLoss):
-    """Mean cross-entropy of the worst tenth of all voxels of the batch (https://arxiv.org/abs/1605.06885)."""
+    """Mean cross-entropy of the worst voxels of the batch (https://arxiv.org/abs/1605.06885).
 
-    share = 0.1
+    Args:
+        labels: What the outputs mean.
+        batch_dice: Not used.
+        share: Share of the voxels that counts; nnU-Net's variant takes a tenth.
+    """
+
+    def __init__(self, *, labels: LabelScheme, batch_dice: bool = False, share: float = 0.1) -> None:
+        super().__init__(labels=labels, batch_dice=batch_dice)
+        if not 0 < share <= 1:
+            raise SettingsError(f"loss topk: share must lie above 0 and not above 1, got {share}")
+        self.share = share
 
     @property
     def is_mean_over_samples(self) -> bool:
@@ -86,9 +97,19 @@ class TopKLoss(VoxelLoss):
 
 
 class FocalLoss(VoxelLoss):
-    """Cross-entropy times ``(1 - p)^2``, p being the probability of the truth (https://arxiv.org/abs/1708.02002)."""
+    """Cross-entropy times ``(1 - p)^focus``, p being the probability of the truth (https://arxiv.org/abs/1708.02002).
 
-    focus = 2.0
+    Args:
+        labels: What the outputs mean.
+        batch_dice: Not used.
+        focus: The exponent; 0 is cross-entropy.
+    """
+
+    def __init__(self, *, labels: LabelScheme, batch_dice: bool = False, focus: float = 2.0) -> None:
+        super().__init__(labels=labels, batch_dice=batch_dice)
+        if focus < 0:
+            raise SettingsError(f"loss focal: focus must not be negative, got {focus}")
+        self.focus = focus
 
     def per_voxel(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy, the less the surer."""
