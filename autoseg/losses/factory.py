@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from functools import partial
 from typing import NamedTuple, Protocol
 
 from torch import nn
@@ -20,8 +19,8 @@ from autoseg.registry import Registry
 class LossBuilder(Protocol):
     """Makes a loss for one resolution; usually the loss's class."""
 
-    def __call__(self, *, labels: LabelScheme, batch_dice: bool) -> nn.Module:
-        """Build a module that maps logits (b, k, ...) and a target to a scalar."""
+    def __call__(self, *, labels: LabelScheme, batch_dice: bool, **options: float) -> nn.Module:
+        """Build a module that maps logits (b, k, ...) and a target to a scalar; options have names and defaults."""
 
 
 LOSSES: Registry[LossBuilder] = Registry(
@@ -98,8 +97,7 @@ def _build_term(term: LossTerm, *, labels: LabelScheme, batch_dice: bool, allow_
             close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"its options: {', '.join(known) or 'none'}"
             raise SettingsError(f"the loss {term.name} has no option {unknown[0]!r}; {hint}")
-    configured = partial(builder, **term.options) if term.options else builder
-    return configured(labels=labels, batch_dice=batch_dice)
+    return builder(labels=labels, batch_dice=batch_dice, **term.options)
 
 
 def build_loss(
