@@ -35,12 +35,26 @@ def parse_assignments(kind: type, assignments: Sequence[str]) -> dict[str, Any]:
             close = difflib.get_close_matches(name, hints, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"settings: {', '.join(hints)}"
             raise SettingsError(f"{name!r} is not a setting; {hint}")
-        values[name] = _parse_value(name, text, hints[name])
+        values[name] = parse_value(name, text, hints[name])
     return values
 
 
-def _parse_value(name: str, text: str, kind: Any) -> object:  # noqa: ANN401 - a typing construct
-    """Read the text of a setting as the type that its field declares."""
+def parse_value(name: str, text: str, kind: Any, *, option: str = "--set") -> Any:  # noqa: ANN401 - typing constructs
+    """Read the text of a setting as the type that its field declares.
+
+    Args:
+        name: The field.
+        text: What was given for it.
+        kind: Its annotation.
+        option: The command-line option, for the error.
+
+    Raises:
+        SettingsError: When the text does not say such a value.
+
+    Example:
+        >>> parse_value("warmup", "0.1", float | None), parse_value("warmup", "none", float | None)
+        (0.1, None)
+    """
     kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
     if text.lower() in ("none", "null") and type(None) in kinds:
         return None
@@ -57,4 +71,4 @@ def _parse_value(name: str, text: str, kind: Any) -> object:  # noqa: ANN401 - a
             return from_plain(kind, candidate, where=name)
         except ArtifactError as error:
             problem = str(error)
-    raise SettingsError(f"--set {name}={text}: {problem}")
+    raise SettingsError(f"{option} {name}={text}: {problem}")

@@ -13,6 +13,11 @@ from autoseg.labels import LabelScheme
 SCHEMA_VERSION = 1
 
 Accumulation = Literal["float32", "float16"]
+Norm = Literal["instance", "batch", "group", "layer"]
+Activation = Literal["leaky_relu", "relu", "elu", "gelu", "silu"]
+SkipGate = Literal["none", "grid", "same"]
+Supervision = Literal["pyramid", "nested"]
+OptionValue = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,16 @@ class NetworkPlan:
         encoder_blocks: Convolutions (plain) or residual blocks (residual encoder) per stage.
         decoder_blocks: Convolutions per decoder stage, lowest resolution first; one entry less than stages.
         deep_supervision: Whether coarser decoder stages are supervised as well.
+        supervision: What the supervised outputs are: a "pyramid" of falling resolution, or "nested" networks that all
+            answer at full resolution (U-Net++).
+        supervised_stages: How many decoder stages have an output, highest resolution first; None takes all.
+        norm: Normalization layer: "instance", "batch", "group" (eight groups) or "layer" (one group of all channels).
+        activation: Nonlinearity after it.
+        dropout: Share of feature maps that training drops after every convolution.
+        squeeze_excitation: Whether blocks weigh their feature maps by the image's content.
+        skip_gate: Attention gates on the skips: "grid" (steered by the coarser stage), "same" (by the upsampled one).
+        checkpointing: Whether training computes feature maps a second time instead of keeping them.
+        options: What only this network knows; names and types are those of its rules.
     """
 
     name: str
@@ -70,9 +85,22 @@ class NetworkPlan:
     encoder_blocks: tuple[int, ...]
     decoder_blocks: tuple[int, ...]
     deep_supervision: bool = True
+    supervision: Supervision = "pyramid"
+    supervised_stages: int | None = None
+    norm: Norm = "instance"
+    activation: Activation = "leaky_relu"
+    dropout: float = 0.0
+    squeeze_excitation: bool = False
+    skip_gate: SkipGate = "none"
+    checkpointing: bool = False
+    options: dict[str, OptionValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         stages = len(self.features)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.supervised_stages is not None and self.supervised_stages < 1:
+            raise ValueError(f"supervised_stages must be positive, got {self.supervised_stages}")
         lengths = (len(self.strides), len(self.kernel_sizes), len(self.encoder_blocks), len(self.decoder_blocks) + 1)
         if stages < 1 or any(n != stages for n in lengths):
             raise ValueError(f"{stages} features do not fit the lengths {lengths} of strides, kernels and blocks")
@@ -94,14 +122,18 @@ class NetworkPlan:
     def output_strides(self) -> tuple[tuple[int, ...], ...]:
         """Voxels of the patch per voxel of each output, per axis; the full resolution first.
 
-        One entry without deep supervision; with it one per decoder stage, so that the deepest encoder stage has none.
+        One entry without deep supervision; with it one per supervised decoder stage, so that the deepest encoder stage
+        has none. Nested outputs all have full resolution.
         """
         stride = (1,) * len(self.strides[0])
+        supervised = max(1, self.num_stages - 1)
+        if self.supervised_stages is not None:
+            supervised = min(supervised, self.supervised_stages)
         found = []
-        for step in self.strides[: max(1, self.num_stages - 1) if self.deep_supervision else 1]:
+        for step in self.strides[: supervised if self.deep_supervision else 1]:
             stride = tuple(p * s for p, s in zip(stride, step, strict=True))
             found.append(stride)
-        return tuple(found)
+        return tuple(found) if self.supervision == "pyramid" else (found[0],) * len(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

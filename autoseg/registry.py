@@ -28,6 +28,24 @@ class Registry(Generic[T]):
         self.group = group
         self._built_in = dict(built_in)
 
+    def accept(self, name: str) -> str:
+        """Let this process know ``package.module:attribute`` by that very name, as if it were installed.
+
+        Only the command line and the Python interface may call it: afterwards a name in a file is answered, too.
+
+        Args:
+            name: A known name, which is left as it is, or a reference.
+
+        Returns:
+            The name.
+
+        Raises:
+            SettingsError: When it is neither, or cannot be imported.
+        """
+        self.get(name, allow_reference=True)
+        self._references.setdefault(name, name)
+        return name
+
     def names(self) -> list[str]:
         """Every known name, built-ins first."""
         return list(self._references)

@@ -10,6 +10,8 @@ import torch
 from autoseg.codec import read_json, to_plain, write_json
 from autoseg.errors import SettingsError
 from autoseg.losses.factory import build_loss
+from autoseg.networks.catalog import network_rules
+from autoseg.networks.rules import TrainingDefaults
 from autoseg.progress import Progress
 from autoseg.training import RunRecord, TrainingJob
 from autoseg.training_config import OptimizerName
@@ -76,10 +78,14 @@ def _decide(job: TrainingJob, device: torch.device) -> RunRecord:
         configuration, precision = sized.configuration, sized.precision
         steps = config.time_budget / sized.seconds_per_step
         reasons["network"] = sized.reason
-    optimizer, why = _choose_optimizer(config.optimizer, steps)
+    published = network_rules(configuration.network.name).training
+    optimizer, why = _choose_optimizer(config.optimizer, steps, published)
     if why:
         reasons["optimizer"] = why
     learning_rate, weight_decay = _DEFAULTS[optimizer]
+    if optimizer == published.optimizer:
+        learning_rate = published.learning_rate or learning_rate
+        weight_decay = weight_decay if published.weight_decay is None else published.weight_decay
     return RunRecord(
         configuration=configuration,
         settings=config,
@@ -96,9 +102,13 @@ def _refuse_unknown_loss(job: TrainingJob) -> None:
     build_loss(job.config.loss, labels=job.plan.labels, batch_dice=job.configuration.batch_dice, num_scales=1)
 
 
-def _choose_optimizer(wanted: OptimizerName, steps: float | None) -> tuple[Literal["sgd", "adam", "adamw"], str]:
+def _choose_optimizer(
+    wanted: OptimizerName, steps: float | None, published: TrainingDefaults
+) -> tuple[Literal["sgd", "adam", "adamw"], str]:
     if wanted != "auto":
         return wanted, ""
+    if published.optimizer is not None:
+        return published.optimizer, f"{published.optimizer}: how this network was published to be trained"
     if steps is None or steps >= SGD_STEPS:
         return "sgd", ""
     return "adamw", f"AdamW: the budget allows about {steps:.0f} steps, SGD with momentum 0.99 wants {SGD_STEPS}"

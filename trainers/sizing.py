@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from autoseg.networks.catalog import network_rules
 from autoseg.plan import Configuration
 
 ConcretePrecision = Literal["float32", "bfloat16", "float16"]
@@ -100,8 +101,9 @@ def _wider(planned: Configuration) -> Iterator[Configuration]:
 
 
 def _narrowed(planned: Configuration, width: float) -> Configuration:
-    """The planned network with a share of its feature maps, a multiple of four and at least eight."""
-    features = tuple(min(f, max(8, round(f * width / 4) * 4)) for f in planned.network.features)
+    """The planned network with a share of its feature maps, a multiple of what it asks for and at least twice that."""
+    unit = network_rules(planned.network.name).feature_multiple
+    features = tuple(min(f, max(2 * unit, round(f * width / unit) * unit)) for f in planned.network.features)
     return replace(planned, network=replace(planned.network, features=features))
 
 

@@ -121,6 +121,7 @@ def make_stepper(
         labels=plan.labels,
         batch_dice=configuration.batch_dice,
         num_scales=len(configuration.network.output_strides),
+        supervision=configuration.network.supervision,
     ).to(device)
     return Stepper(
         network=network,

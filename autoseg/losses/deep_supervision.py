@@ -6,11 +6,18 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from autoseg.plan import Supervision
 
-def scale_weights(num_scales: int) -> tuple[float, ...]:
-    """Weight of each output, full resolution first: halved from scale to scale, none for the last, sum one.
 
-    A single output keeps its weight (nnU-Net's rule would divide zero by zero there).
+def scale_weights(num_scales: int, supervision: Supervision = "pyramid") -> tuple[float, ...]:
+    """Weight of each output, full resolution first; they sum to one.
+
+    In a pyramid they are halved from scale to scale, and the last has none. A single output keeps its weight (nnU-Net's
+    rule would divide zero by zero there). Nested outputs, which all have full resolution, weigh the same.
+
+    Args:
+        num_scales: How many outputs there are.
+        supervision: What they are.
 
     Raises:
         ValueError: When there is no output.
@@ -18,11 +25,13 @@ def scale_weights(num_scales: int) -> tuple[float, ...]:
     Example:
         >>> scale_weights(3)
         (0.6666666666666666, 0.3333333333333333, 0.0)
+        >>> scale_weights(4, "nested")
+        (0.25, 0.25, 0.25, 0.25)
     """
     if num_scales < 1:
         raise ValueError(f"num_scales must be positive, got {num_scales}")
-    raw = [0.5**i for i in range(num_scales)]
-    if num_scales > 1:
+    raw = [0.5**i if supervision == "pyramid" else 1.0 for i in range(num_scales)]
+    if num_scales > 1 and supervision == "pyramid":
         raw[-1] = 0.0
     return tuple(w / sum(raw) for w in raw)
 
@@ -33,12 +42,13 @@ class DeepSupervisionLoss(nn.Module):
     Args:
         loss: Maps logits and target of one resolution to a scalar.
         num_scales: How many outputs there will be.
+        supervision: Whether they are a pyramid of falling resolution or nested.
     """
 
-    def __init__(self, loss: nn.Module, *, num_scales: int) -> None:
+    def __init__(self, loss: nn.Module, *, num_scales: int, supervision: Supervision = "pyramid") -> None:
         super().__init__()
         self.loss = loss
-        self.weights = scale_weights(num_scales)
+        self.weights = scale_weights(num_scales, supervision)
 
     @property
     def is_mean_over_samples(self) -> bool:

@@ -13,6 +13,7 @@ from autoseg.errors import SettingsError
 from autoseg.labels import LabelScheme
 from autoseg.losses.compound import WeightedSumLoss
 from autoseg.losses.deep_supervision import DeepSupervisionLoss
+from autoseg.plan import Supervision
 from autoseg.registry import Registry
 
 
@@ -101,7 +102,13 @@ def _build_term(term: LossTerm, *, labels: LabelScheme, batch_dice: bool, allow_
 
 
 def build_loss(
-    name: str, *, labels: LabelScheme, batch_dice: bool, num_scales: int, allow_reference: bool = False
+    name: str,
+    *,
+    labels: LabelScheme,
+    batch_dice: bool,
+    num_scales: int,
+    supervision: Supervision = "pyramid",
+    allow_reference: bool = False,
 ) -> DeepSupervisionLoss:
     """Build the loss that training minimizes.
 
@@ -110,6 +117,7 @@ def build_loss(
         labels: What the outputs mean.
         batch_dice: Whether Dice losses sum over the batch before they divide.
         num_scales: Outputs of the network, ``len(network.output_strides)``.
+        supervision: What these outputs are.
         allow_reference: Accept ``package.module:attribute`` too; only for names that the user gave.
 
     Returns:
@@ -123,4 +131,5 @@ def build_loss(
         for term in parse_loss(name)
     ]
     is_plain = len(terms) == 1 and terms[0][0] == 1
-    return DeepSupervisionLoss(terms[0][1] if is_plain else WeightedSumLoss(terms), num_scales=num_scales)
+    loss = terms[0][1] if is_plain else WeightedSumLoss(terms)
+    return DeepSupervisionLoss(loss, num_scales=num_scales, supervision=supervision)

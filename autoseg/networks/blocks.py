@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from autoseg.errors import SettingsError
+from autoseg.plan import Activation, NetworkPlan, Norm
 
 NEGATIVE_SLOPE = 0.01
+_NUM_GROUPS = 8  # of group normalization
+_SQUEEZE = 16  # feature maps per hidden unit of a squeeze-and-excitation layer
 
 
 def convolution_class(ndim: int) -> type[nn.Module]:
@@ -28,8 +33,94 @@ def transposed_convolution_class(ndim: int) -> type[nn.Module]:
     return nn.ConvTranspose2d if ndim == 2 else nn.ConvTranspose3d
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockStyle:
+    """What blocks are made of; the defaults are nnU-Net's.
+
+    Args:
+        norm: Kind of normalization.
+        activation: Nonlinearity.
+        dropout: Share of feature maps that training drops after every convolution.
+        squeeze_excitation: Whether blocks weigh their feature maps (https://arxiv.org/abs/1709.01507).
+    """
+
+    norm: Norm = "instance"
+    activation: Activation = "leaky_relu"
+    dropout: float = 0.0
+    squeeze_excitation: bool = False
+
+    @classmethod
+    def of(cls, network: NetworkPlan) -> BlockStyle:
+        """The style that a plan asks for."""
+        return cls(
+            norm=network.norm,
+            activation=network.activation,
+            dropout=network.dropout,
+            squeeze_excitation=network.squeeze_excitation,
+        )
+
+    def normalization(self, num_features: int, ndim: int) -> nn.Module:
+        """Make a normalization layer with a scale and a shift per feature map."""
+        if self.norm == "batch":
+            return (nn.BatchNorm2d if ndim == 2 else nn.BatchNorm3d)(num_features, eps=1e-5)
+        if self.norm == "instance":
+            return (nn.InstanceNorm2d if ndim == 2 else nn.InstanceNorm3d)(num_features, eps=1e-5, affine=True)
+        return nn.GroupNorm(math.gcd(_NUM_GROUPS, num_features) if self.norm == "group" else 1, num_features, eps=1e-5)
+
+    def nonlinearity(self) -> nn.Module:
+        """Make an activation layer."""
+        match self.activation:
+            case "leaky_relu":
+                return nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
+            case "relu":
+                return nn.ReLU(inplace=True)
+            case "elu":
+                return nn.ELU(inplace=True)
+            case "gelu":
+                return nn.GELU()
+            case "silu":
+                return nn.SiLU(inplace=True)
+
+    def dropping(self, ndim: int) -> nn.Module:
+        """Make a layer that drops whole feature maps; nothing where none are dropped."""
+        if self.dropout == 0:
+            return nn.Identity()
+        return (nn.Dropout2d if ndim == 2 else nn.Dropout3d)(self.dropout)
+
+    def squeezing(self, num_features: int, ndim: int) -> nn.Module:
+        """Make a squeeze-and-excitation layer; nothing where none is wanted."""
+        return SqueezeExcitation(num_features, ndim) if self.squeeze_excitation else nn.Identity()
+
+
+NNUNET_STYLE = BlockStyle()
+"""Instance normalization and a leaky ReLU."""
+
+
+class SqueezeExcitation(nn.Module):
+    """Weighs feature maps by what an image shows as a whole (https://arxiv.org/abs/1709.01507).
+
+    Args:
+        num_features: Feature maps.
+        ndim: Spatial axes, 2 or 3.
+        reduction: Feature maps per hidden unit.
+    """
+
+    def __init__(self, num_features: int, ndim: int, *, reduction: int = _SQUEEZE) -> None:
+        super().__init__()
+        hidden = max(1, num_features // reduction)
+        convolution = convolution_class(ndim)
+        self.pool = (nn.AdaptiveAvgPool2d if ndim == 2 else nn.AdaptiveAvgPool3d)(1)
+        self.weigh = nn.Sequential(
+            convolution(num_features, hidden, 1), nn.ReLU(inplace=True), convolution(hidden, num_features, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b, f, ...) to the same shape."""
+        return x * torch.sigmoid(self.weigh(self.pool(x)))
+
+
 class ConvBlock(nn.Module):
-    """Convolution, instance normalization and, if wanted, a leaky ReLU.
+    """Convolution, normalization and, if wanted, an activation.
 
     Padding keeps the size for odd kernels: ``(k - 1) // 2`` on both sides.
 
@@ -39,7 +130,8 @@ class ConvBlock(nn.Module):
         kernel_size: Voxels per axis.
         stride: Step per axis.
         bias: Whether the convolution has a bias.
-        is_activated: Whether a leaky ReLU follows the normalization.
+        is_activated: Whether an activation follows the normalization.
+        style: Kinds of normalization, activation and dropout.
     """
 
     def __init__(
@@ -51,6 +143,7 @@ class ConvBlock(nn.Module):
         stride: Sequence[int],
         bias: bool = True,
         is_activated: bool = True,
+        style: BlockStyle = NNUNET_STYLE,
     ) -> None:
         super().__init__()
         ndim = len(kernel_size)
@@ -58,12 +151,13 @@ class ConvBlock(nn.Module):
         self.conv = convolution_class(ndim)(
             num_inputs, num_features, tuple(kernel_size), tuple(stride), padding=padding, bias=bias
         )
-        self.norm = (nn.InstanceNorm2d if ndim == 2 else nn.InstanceNorm3d)(num_features, eps=1e-5, affine=True)
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True) if is_activated else nn.Identity()
+        self.dropout = style.dropping(ndim)
+        self.norm = style.normalization(num_features, ndim)
+        self.activation = style.nonlinearity() if is_activated else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, i, ...) to (b, f, ... / stride)."""
-        out: Tensor = self.activation(self.norm(self.conv(x)))
+        out: Tensor = self.activation(self.norm(self.dropout(self.conv(x))))
         return out
 
 
@@ -76,22 +170,32 @@ class ConvStack(nn.Module):
         num_convs: How many blocks, at least one.
         kernel_size: Voxels per axis.
         stride: Step of the first block per axis.
+        style: What the blocks are made of; squeeze-and-excitation follows the last one.
     """
 
     def __init__(
-        self, num_inputs: int, num_features: int, *, num_convs: int, kernel_size: Sequence[int], stride: Sequence[int]
+        self,
+        num_inputs: int,
+        num_features: int,
+        *,
+        num_convs: int,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        style: BlockStyle = NNUNET_STYLE,
     ) -> None:
         super().__init__()
         ones = (1,) * len(kernel_size)
-        first = ConvBlock(num_inputs, num_features, kernel_size=kernel_size, stride=stride)
+        first = ConvBlock(num_inputs, num_features, kernel_size=kernel_size, stride=stride, style=style)
         rest = [
-            ConvBlock(num_features, num_features, kernel_size=kernel_size, stride=ones) for _ in range(num_convs - 1)
+            ConvBlock(num_features, num_features, kernel_size=kernel_size, stride=ones, style=style)
+            for _ in range(num_convs - 1)
         ]
         self.convs = nn.Sequential(first, *rest)
+        self.squeeze = style.squeezing(num_features, len(kernel_size))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, i, ...) to (b, f, ... / stride)."""
-        out: Tensor = self.convs(x)
+        out: Tensor = self.squeeze(self.convs(x))
         return out
 
 
@@ -105,31 +209,47 @@ class ResidualBlock(nn.Module):
         num_features: Feature maps that go out.
         kernel_size: Voxels per axis of both convolutions.
         stride: Step of the first convolution per axis.
+        style: What the block is made of; squeeze-and-excitation comes before the sum.
     """
 
     def __init__(
-        self, num_inputs: int, num_features: int, *, kernel_size: Sequence[int], stride: Sequence[int]
+        self,
+        num_inputs: int,
+        num_features: int,
+        *,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        style: BlockStyle = NNUNET_STYLE,
     ) -> None:
         super().__init__()
         ndim = len(kernel_size)
         ones = (1,) * ndim
-        self.conv1 = ConvBlock(num_inputs, num_features, kernel_size=kernel_size, stride=stride)
-        self.conv2 = ConvBlock(num_features, num_features, kernel_size=kernel_size, stride=ones, is_activated=False)
+        self.conv1 = ConvBlock(num_inputs, num_features, kernel_size=kernel_size, stride=stride, style=style)
+        self.conv2 = ConvBlock(
+            num_features, num_features, kernel_size=kernel_size, stride=ones, is_activated=False, style=style
+        )
         shortcut: list[nn.Module] = []
         if any(s != 1 for s in stride):
             pooling: type[nn.Module] = nn.AvgPool2d if ndim == 2 else nn.AvgPool3d
             shortcut.append(pooling(tuple(stride), tuple(stride)))
         if num_inputs != num_features:
             projection = ConvBlock(
-                num_inputs, num_features, kernel_size=ones, stride=ones, bias=False, is_activated=False
+                num_inputs,
+                num_features,
+                kernel_size=ones,
+                stride=ones,
+                bias=False,
+                is_activated=False,
+                style=replace(style, dropout=0.0),
             )
             shortcut.append(projection)
         self.skip = nn.Sequential(*shortcut)
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
+        self.squeeze = style.squeezing(num_features, ndim)
+        self.activation = style.nonlinearity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, i, ...) to (b, f, ... / stride)."""
-        out: Tensor = self.activation(self.conv2(self.conv1(x)) + self.skip(x))
+        out: Tensor = self.activation(self.squeeze(self.conv2(self.conv1(x))) + self.skip(x))
         return out
 
 
@@ -142,16 +262,24 @@ class ResidualStage(nn.Module):
         num_blocks: How many blocks, at least one.
         kernel_size: Voxels per axis.
         stride: Step of the first block per axis.
+        style: What the blocks are made of.
     """
 
     def __init__(
-        self, num_inputs: int, num_features: int, *, num_blocks: int, kernel_size: Sequence[int], stride: Sequence[int]
+        self,
+        num_inputs: int,
+        num_features: int,
+        *,
+        num_blocks: int,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        style: BlockStyle = NNUNET_STYLE,
     ) -> None:
         super().__init__()
         ones = (1,) * len(kernel_size)
-        first = ResidualBlock(num_inputs, num_features, kernel_size=kernel_size, stride=stride)
+        first = ResidualBlock(num_inputs, num_features, kernel_size=kernel_size, stride=stride, style=style)
         rest = [
-            ResidualBlock(num_features, num_features, kernel_size=kernel_size, stride=ones)
+            ResidualBlock(num_features, num_features, kernel_size=kernel_size, stride=ones, style=style)
             for _ in range(num_blocks - 1)
         ]
         self.blocks = nn.Sequential(first, *rest)
@@ -176,5 +304,5 @@ def initialize_weights(network: nn.Module) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         if isinstance(module, ResidualBlock):
-            nn.init.zeros_(module.conv2.norm.weight)
-            nn.init.zeros_(module.conv2.norm.bias)
+            for parameter in module.conv2.norm.parameters():
+                nn.init.zeros_(parameter)

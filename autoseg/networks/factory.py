@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from autoseg.networks.base import SegmentationNetwork
+from autoseg.networks.catalog import NETWORKS
 from autoseg.plan import NetworkPlan
-from autoseg.registry import Registry
 
-
-class NetworkBuilder(Protocol):
-    """Makes a network from a topology; usually the network's class."""
-
-    def __call__(self, network: NetworkPlan, *, num_channels: int, num_outputs: int) -> SegmentationNetwork:
-        """Build a network with freshly drawn weights."""
-
-
-NETWORKS: Registry[NetworkBuilder] = Registry(
-    "network",
-    group="autoseg.networks",
-    built_in={
-        "unet": "autoseg.networks.unet:PlainUNet",
-        "resenc": "autoseg.networks.unet:ResidualEncoderUNet",
-    },
-)
+__all__ = ["NETWORKS", "build_network"]
 
 
 def build_network(network: NetworkPlan, *, num_channels: int, num_outputs: int) -> SegmentationNetwork:
@@ -41,4 +24,6 @@ def build_network(network: NetworkPlan, *, num_channels: int, num_outputs: int) 
     Raises:
         SettingsError: When no network of that name is known.
     """
-    return NETWORKS.get(network.name)(network, num_channels=num_channels, num_outputs=num_outputs)
+    built = NETWORKS.get(network.name)(network, num_channels=num_channels, num_outputs=num_outputs)
+    built.checkpointing = network.checkpointing
+    return built

@@ -6,18 +6,29 @@ exchanged by renaming nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from autoseg.networks.attention import OpenGate, make_gate
 from autoseg.networks.base import SegmentationNetwork
 from autoseg.networks.blocks import (
+    BlockStyle,
     ConvStack,
     ResidualStage,
     convolution_class,
     initialize_weights,
     transposed_convolution_class,
 )
+from autoseg.networks.options import UNetOptions
+from autoseg.networks.rules import read_options
 from autoseg.plan import NetworkPlan
+
+Run = Callable[..., Any]
+"""Calls a module with tensors; :meth:`SegmentationNetwork.stage`, which may save memory on the way."""
 
 
 class PlainEncoder(nn.Module):
@@ -31,19 +42,20 @@ class PlainEncoder(nn.Module):
     def __init__(self, network: NetworkPlan, num_channels: int) -> None:
         super().__init__()
         inputs = (num_channels, *network.features[:-1])
+        style = BlockStyle.of(network)
         stages = [
-            nn.Sequential(ConvStack(i, f, num_convs=n, kernel_size=k, stride=s))
+            nn.Sequential(ConvStack(i, f, num_convs=n, kernel_size=k, stride=s, style=style))
             for i, f, n, k, s in zip(
                 inputs, network.features, network.encoder_blocks, network.kernel_sizes, network.strides, strict=True
             )
         ]
         self.stages = nn.Sequential(*stages)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, run: Run) -> list[Tensor]:
         """Map an image (b, c, ...) to the feature maps of all stages, highest resolution first."""
         skips = []
         for stage in self.stages:
-            x = stage(x)
+            x = run(stage, x)
             skips.append(x)
         return skips
 
@@ -60,22 +72,31 @@ class ResidualEncoder(nn.Module):
         super().__init__()
         first = network.features[0]
         kernel_size = network.kernel_sizes[0]
-        self.stem = ConvStack(num_channels, first, num_convs=1, kernel_size=kernel_size, stride=(1,) * len(kernel_size))
+        style = BlockStyle.of(network)
+        ones = (1,) * len(kernel_size)
+        self.stem = ConvStack(
+            num_channels,
+            first,
+            num_convs=1,
+            kernel_size=kernel_size,
+            stride=ones,
+            style=replace(style, squeeze_excitation=False),
+        )
         inputs = (first, *network.features[:-1])
         stages = [
-            ResidualStage(i, f, num_blocks=n, kernel_size=k, stride=s)
+            ResidualStage(i, f, num_blocks=n, kernel_size=k, stride=s, style=style)
             for i, f, n, k, s in zip(
                 inputs, network.features, network.encoder_blocks, network.kernel_sizes, network.strides, strict=True
             )
         ]
         self.stages = nn.Sequential(*stages)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, run: Run) -> list[Tensor]:
         """Map an image (b, c, ...) to the feature maps of all stages, highest resolution first."""
-        x = self.stem(x)
+        x = run(self.stem, x)
         skips = []
         for stage in self.stages:
-            x = stage(x)
+            x = run(stage, x)
             skips.append(x)
         return skips
 
@@ -95,28 +116,37 @@ class Decoder(nn.Module):
         super().__init__()
         ndim = len(network.strides[0])
         ones = (1,) * ndim
-        stages, transposed, heads = [], [], []
+        style, options = BlockStyle.of(network), read_options(network, UNetOptions)
+        self.num_supervised = len(replace(network, deep_supervision=True).output_strides)
+        stages, transposed, heads, gates = [], [], [], []
         # Lowest resolution first, as features travel.
         for level, num_convs in zip(reversed(range(network.num_stages - 1)), network.decoder_blocks, strict=True):
             features = network.features[level]
             stride = network.strides[level + 1]
-            upsample = transposed_convolution_class(ndim)(network.features[level + 1], features, stride, stride)
+            upsample = transposed_convolution_class(ndim)(
+                network.features[level + 1], features, stride, stride, bias=options.upsampling_bias
+            )
             kernel_size = network.kernel_sizes[level]
-            stack = ConvStack(2 * features, features, num_convs=num_convs, kernel_size=kernel_size, stride=ones)
+            stack = ConvStack(
+                2 * features, features, num_convs=num_convs, kernel_size=kernel_size, stride=ones, style=style
+            )
             stages.append(stack)
             transposed.append(upsample)
-            heads.append(convolution_class(ndim)(features, num_outputs, 1))
+            heads.append(convolution_class(ndim)(features, num_outputs, 1, bias=options.head_bias))
+            gates.append(make_gate(network, level, style))
         if not heads:
-            heads.append(convolution_class(ndim)(network.features[0], num_outputs, 1))
+            heads.append(convolution_class(ndim)(network.features[0], num_outputs, 1, bias=options.head_bias))
+        self.gates = nn.ModuleList(gates)
         self.stages = nn.ModuleList(stages)
         self.transpconvs = nn.ModuleList(transposed)
         self.seg_layers = nn.ModuleList(heads)
 
-    def forward(self, skips: list[Tensor], *, with_all_scales: bool) -> list[Tensor]:
+    def forward(self, skips: list[Tensor], run: Run, *, with_all_scales: bool) -> list[Tensor]:
         """Map the encoder's feature maps to logits.
 
         Args:
             skips: Feature maps of all stages, highest resolution first.
+            run: Calls the stages.
             with_all_scales: Whether the lower resolutions' logits are wanted too.
 
         Returns:
@@ -126,13 +156,19 @@ class Decoder(nn.Module):
         if not self.stages:
             return [self.seg_layers[0](x)]
         outputs = []
-        for depth, (upsample, stage, head) in enumerate(
-            zip(self.transpconvs, self.stages, self.seg_layers, strict=True)
-        ):
-            x = stage(torch.cat((upsample(x), skips[-2 - depth]), dim=1))
-            if with_all_scales or depth == len(self.stages) - 1:
+        first_supervised = len(self.stages) - (self.num_supervised if with_all_scales else 1)
+        parts = zip(self.transpconvs, self.gates, self.stages, self.seg_layers, strict=True)
+        for depth, (upsample, gate, stage, head) in enumerate(parts):
+            finer = upsample(x)
+            skip = gate(skips[-2 - depth], x, finer)
+            x = run(stage, torch.cat((finer, skip), dim=1))
+            if depth >= first_supervised:
                 outputs.append(head(x))
         return outputs[::-1]
+
+    def gated_depths(self) -> list[tuple[int, nn.Module]]:
+        """Decoder stages, counted from the lowest resolution, whose skip has an attention gate, and the gates."""
+        return [(depth, gate) for depth, gate in enumerate(self.gates) if not isinstance(gate, OpenGate)]
 
 
 class UNet(SegmentationNetwork):
@@ -142,11 +178,15 @@ class UNet(SegmentationNetwork):
         encoder: Maps an image to feature maps, highest resolution first.
         network: Topology, the same as the encoder's.
         num_outputs: Channels of the output.
+        bottleneck: What the deepest feature maps pass through before the decoder; None for nothing.
     """
 
-    def __init__(self, encoder: nn.Module, network: NetworkPlan, num_outputs: int) -> None:
+    def __init__(
+        self, encoder: nn.Module, network: NetworkPlan, num_outputs: int, *, bottleneck: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.bottleneck = bottleneck or nn.Identity()
         self.decoder = Decoder(network, num_outputs)
         self.deep_supervision = network.deep_supervision
         initialize_weights(self)
@@ -160,8 +200,16 @@ class UNet(SegmentationNetwork):
         Returns:
             With deep supervision a list, full resolution (b, k, ...) first; otherwise its first entry alone.
         """
-        outputs: list[Tensor] = self.decoder(self.encoder(x), with_all_scales=self.deep_supervision)
+        skips = self.encoder(x, self.stage)
+        skips[-1] = self.bottleneck(skips[-1])
+        outputs: list[Tensor] = self.decoder(skips, self.stage, with_all_scales=self.deep_supervision)
         return outputs if self.deep_supervision else outputs[0]
+
+    def tap_modules(self) -> Mapping[str, nn.Module]:
+        """The deepest feature maps, those before the last output layer, and the attention of every gate."""
+        decoded = list(self.decoder.stages or self.encoder.children())[-1]
+        attention = {f"attention{i}": gate.get_submodule("attention") for i, gate in self.decoder.gated_depths()}
+        return {"bottleneck": self.bottleneck, "last_decoder": decoded, **attention}
 
 
 class PlainUNet(UNet):

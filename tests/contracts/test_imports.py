@@ -39,6 +39,7 @@ LIGHT = {
     ],
     "the command line": modules_in("autoseg/cli", "autoseg.cli"),
     "planners": modules_in("planners", "autoseg.planners"),
+    "what planning knows of networks": ["autoseg.networks.catalog", "autoseg.networks.options"],
     "preprocessing": modules_in("autoseg/preprocessing", "autoseg.preprocessing"),
     "planning and preprocessing as one command": ["autoseg.pipeline.prepare"],
     "metrics and reports": ["autoseg.evaluation.metrics", "autoseg.evaluation.report"],

@@ -1,48 +1,73 @@
-"""What every network of the registry keeps."""
+"""What every network of the registry keeps, present and future."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from autoseg.codec import from_plain, to_plain
 from autoseg.errors import SettingsError
 from autoseg.networks.base import SegmentationNetwork
-from autoseg.networks.factory import NETWORKS, build_network
+from autoseg.networks.catalog import NETWORKS, RULES, network_rules
+from autoseg.networks.factory import build_network
+from autoseg.networks.rules import STYLE, option_names
 from autoseg.plan import NetworkPlan
+from autoseg.planners.network_planning import plan_network, topology_for
 
 
-def make_plan(name: str, ndim: int, num_stages: int = 3) -> NetworkPlan:
-    return NetworkPlan(
-        name=name,
-        features=(4, 6, 8)[:num_stages],
-        strides=((1,) * ndim, (1, *(2,) * (ndim - 1)), (2,) * ndim)[:num_stages],
-        kernel_sizes=((1, *(3,) * (ndim - 1)), (3,) * ndim, (3,) * ndim)[:num_stages],
-        encoder_blocks=(1, 2, 2)[:num_stages],
-        decoder_blocks=(1, 1)[: num_stages - 1],
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """A network on a kind of data."""
+
+    name: str
+    label: str
+    spacing: tuple[float, ...]
+    size: tuple[int, ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.label}"
+
+    def plan(self) -> tuple[NetworkPlan, tuple[int, ...]]:
+        """As small as the rules let it be, and the patch it is for."""
+        rules = network_rules(self.name)
+        topology = topology_for(rules, self.spacing, self.size)
+        return plan_network(self.name, rules, topology, width=0.01), topology.patch_size
 
 
-def make_images(plan: NetworkPlan, *, batch: int = 2) -> Tensor:
-    shape = tuple(4 * d for d in plan.divisor)
-    return torch.randn(batch, 2, *shape, generator=torch.Generator().manual_seed(1))
+KINDS = (
+    ("flat", (1.0, 1.0), (18, 27)),
+    ("equal", (1.0, 1.0, 1.0), (17, 18, 16)),
+    ("thick", (5.0, 1.0, 1.0), (6, 18, 22)),
+    ("tiny", (1.0, 1.0, 1.0), (4, 4, 4)),
+)
+FORMS = [
+    Form(name=name, label=label, spacing=spacing, size=size)
+    for name in NETWORKS.names()
+    for label, spacing, size in KINDS
+    if len(size) in network_rules(name).dims
+]
 
 
-@pytest.fixture(params=[2, 3], ids=["2d", "3d"])
-def ndim(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
+@pytest.fixture(scope="module", params=FORMS, ids=lambda form: form.id)
+def form(request: pytest.FixtureRequest) -> Form:
+    found: Form = request.param
+    return found
 
 
-@pytest.fixture(params=[1, 2, 3], ids=lambda n: f"{n}-stages")
-def plan(name: str, ndim: int, request: pytest.FixtureRequest) -> NetworkPlan:
-    return make_plan(name, ndim, request.param)
+@pytest.fixture(scope="module")
+def plan(form: Form) -> NetworkPlan:
+    return form.plan()[0]
 
 
-@pytest.fixture(params=NETWORKS.names())
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(scope="module")
+def images(form: Form) -> Tensor:
+    return torch.randn(2, 2, *form.plan()[1], generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
@@ -51,69 +76,73 @@ def network(plan: NetworkPlan) -> SegmentationNetwork:
     return build_network(plan, num_channels=2, num_outputs=3)
 
 
-def test_outputs_have_the_shapes_that_the_plan_says(plan: NetworkPlan, network: SegmentationNetwork) -> None:
-    images = make_images(plan)
+def as_list(outputs: Tensor | list[Tensor]) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else outputs
+
+
+def test_outputs_have_the_shapes_that_the_plan_says(
+    plan: NetworkPlan, network: SegmentationNetwork, images: Tensor
+) -> None:
+    before = images.clone()
     outputs = network(images)
-    assert isinstance(outputs, list)
+    assert isinstance(outputs, list) is plan.deep_supervision
     expected = [
         (2, 3, *(n // s for n, s in zip(images.shape[2:], stride, strict=True))) for stride in plan.output_strides
     ]
-    assert [tuple(o.shape) for o in outputs] == expected
+    assert [tuple(o.shape) for o in as_list(outputs)] == expected
     assert expected[0][2:] == tuple(images.shape[2:])
+    assert torch.equal(images, before)
 
 
-def test_deep_supervision_can_be_switched(plan: NetworkPlan, network: SegmentationNetwork) -> None:
-    images = make_images(plan)
+def test_deep_supervision_can_be_switched(plan: NetworkPlan, network: SegmentationNetwork, images: Tensor) -> None:
     network.eval()
     names = list(network.state_dict())
     with torch.no_grad():
-        full = network(images)[0]
+        full = as_list(network(images))[0]
         network.deep_supervision = False
         alone = network(images)
     assert isinstance(alone, Tensor)
-    assert torch.equal(alone, full)
+    # What a nested network answers alone may be the mean of its outputs.
+    assert torch.equal(alone, full) or plan.supervision == "nested"
     assert list(network.state_dict()) == names
 
 
-def test_the_plan_may_do_without_deep_supervision(name: str, ndim: int) -> None:
-    plan = replace(make_plan(name, ndim), deep_supervision=False)
-    assert len(plan.output_strides) == 1
-    assert isinstance(build_network(plan, num_channels=2, num_outputs=3)(make_images(plan)), Tensor)
+def test_the_plan_may_do_without_deep_supervision(plan: NetworkPlan, images: Tensor) -> None:
+    without = replace(plan, deep_supervision=False)
+    assert len(without.output_strides) == 1
+    assert isinstance(build_network(without, num_channels=2, num_outputs=3)(images), Tensor)
 
 
-def test_every_parameter_learns(plan: NetworkPlan, network: SegmentationNetwork) -> None:
+def test_every_parameter_learns(network: SegmentationNetwork, images: Tensor) -> None:
+    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1)  # residual branches start at zero, where their first convolution has no gradient
-    sum(output.square().mean() for output in network(make_images(plan))).backward()
+        for parameter in network.parameters():  # branches that start at zero have no gradient there
+            parameter.add_(0.1 * torch.rand(parameter.shape, generator=generator))
+    outputs = as_list(network(images))
+    sum((output * torch.randn(output.shape, generator=generator)).mean() for output in outputs).backward()
     for parameter_name, parameter in network.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert torch.isfinite(parameter.grad).all(), parameter_name
-    moved = [n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0]
-    # A bias before an instance normalization is subtracted again; every other parameter matters.
-    assert {n for n, _ in network.named_parameters() if not n.endswith("conv.bias")} <= set(moved)
+        # A bias before a normalization is subtracted again; every kernel matters.
+        assert parameter.ndim < 2 or parameter.grad.abs().max() > 0, parameter_name
 
 
-def test_examples_of_a_batch_do_not_mix(plan: NetworkPlan, network: SegmentationNetwork) -> None:
-    images = make_images(plan)
+def test_examples_of_a_batch_do_not_mix(network: SegmentationNetwork, images: Tensor) -> None:
+    network.eval()
     with torch.no_grad():
-        together = network(images)
-        apart = [network(images[i : i + 1]) for i in range(2)]
+        together = as_list(network(images))
+        apart = [as_list(network(images[i : i + 1])) for i in range(2)]
     for scale, logits in enumerate(together):
         torch.testing.assert_close(logits, torch.cat([a[scale] for a in apart]), rtol=1e-4, atol=1e-4)
 
 
-def test_training_and_prediction_compute_the_same(plan: NetworkPlan, network: SegmentationNetwork) -> None:
-    images = make_images(plan)
+def test_training_and_prediction_compute_the_same(network: SegmentationNetwork, images: Tensor) -> None:
+    differing = (nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout, nn.Dropout2d, nn.Dropout3d)
+    if any(isinstance(m, differing) and getattr(m, "p", 1) > 0 for m in network.modules()):
+        pytest.skip("it is made of layers that compute differently in training")
     with torch.no_grad():
-        training = network.train()(images)[0]
-        torch.testing.assert_close(network.eval()(images)[0], training)
-
-
-def test_images_are_not_modified(plan: NetworkPlan, network: SegmentationNetwork) -> None:
-    images = make_images(plan)
-    network(images)
-    assert torch.equal(images, make_images(plan))
+        training = as_list(network.train()(images))[0]
+        torch.testing.assert_close(as_list(network.eval()(images))[0], training)
 
 
 def test_the_seed_decides_the_weights(plan: NetworkPlan, network: SegmentationNetwork) -> None:
@@ -122,17 +151,69 @@ def test_the_seed_decides_the_weights(plan: NetworkPlan, network: SegmentationNe
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
 
 
-def test_any_multiple_of_the_divisor_fits(plan: NetworkPlan, network: SegmentationNetwork) -> None:
-    shape = tuple(d * n for d, n in zip(plan.divisor, (3, 4, 5), strict=False))
+def test_a_larger_multiple_of_the_divisor_fits(plan: NetworkPlan, network: SegmentationNetwork, images: Tensor) -> None:
+    """Sliding windows of another size than in training."""
+    shape = (images.shape[2] + plan.divisor[0], *images.shape[3:])
     with torch.no_grad():
-        assert network(torch.randn(1, 2, *shape))[0].shape == (1, 3, *shape)
+        assert as_list(network.eval()(torch.randn(1, 2, *shape)))[0].shape == (1, 3, *shape)
+
+
+def test_checkpointing_changes_no_gradient(plan: NetworkPlan, images: Tensor) -> None:
+    if "checkpointing" not in network_rules(plan.name).heeds:
+        pytest.skip("it does not checkpoint")
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = build_network(replace(plan, checkpointing=checkpointing), num_channels=2, num_outputs=3)
+        torch.manual_seed(1)
+        sum(output.square().mean() for output in as_list(network(images))).backward()
+        gradients.append([p.grad for p in network.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_taps_show_features(plan: NetworkPlan, network: SegmentationNetwork, images: Tensor) -> None:
+    with torch.no_grad():
+        outputs, taps = network.eval().forward_features(images)
+    assert set(network_rules(plan.name).taps) <= set(taps)
+    assert as_list(outputs)[0].shape == (2, 3, *images.shape[2:])
+    assert all(len(features) == 2 for features in taps.values())
+
+
+def test_the_plan_survives_its_file(plan: NetworkPlan) -> None:
+    assert from_plain(NetworkPlan, to_plain(plan)) == plan
+
+
+@pytest.mark.parametrize("name", NETWORKS.names())
+def test_rules_are_complete(name: str) -> None:
+    rules = network_rules(name)
+    assert set(rules.heeds) <= set(STYLE)
+    assert set(rules.style) <= set(STYLE)
+    assert len(set(option_names(rules))) == len(option_names(rules))
+    assert rules.options is None or rules.options() is not None  # every option has a default
+    plain = {f.name for f in fields(NetworkPlan)}
+    assert rules.options is None or not plain & {f.name for f in fields(rules.options)}
+    if name in RULES:
+        assert len(rules.summary) > 10
+        assert len(rules.source) > 10
+
+
+def test_rules_are_read_without_torch() -> None:
+    program = (
+        "import sys\n"
+        "from autoseg.networks.catalog import RULES, network_rules\n"
+        "from autoseg.planners.network_planning import plan_network, topology_for\n"
+        "for name in RULES:\n"
+        "    rules = network_rules(name)\n"
+        "    for ndim in rules.dims:\n"
+        "        plan_network(name, rules, topology_for(rules, (1.0,) * ndim, (64,) * ndim))\n"
+        "print([m for m in ('torch', 'monai') if m in sys.modules])\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
 
 
 def test_an_unknown_network_names_close_ones() -> None:
+    plan = Form(name="unet", label="", spacing=(1.0, 1.0), size=(8, 8)).plan()[0]
     with pytest.raises(SettingsError, match="resenc"):
-        build_network(replace(make_plan("unet", 2), name="resence"), num_channels=1, num_outputs=2)
-
-
-def test_four_axes_are_refused() -> None:
-    with pytest.raises(SettingsError, match="two or three axes"):
-        build_network(make_plan("unet", 4), num_channels=1, num_outputs=2)
+        build_network(replace(plan, name="resence"), num_channels=1, num_outputs=2)

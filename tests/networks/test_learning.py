@@ -6,8 +6,9 @@ from torch import Tensor
 
 from autoseg.labels import LabelScheme
 from autoseg.losses.factory import build_loss
-from autoseg.networks.factory import NETWORKS, build_network
-from autoseg.plan import NetworkPlan
+from autoseg.networks.catalog import NETWORKS, network_rules
+from autoseg.networks.factory import build_network
+from autoseg.planners.network_planning import plan_network, topology_for
 
 
 def balls(num: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -24,22 +25,22 @@ def balls(num: int, seed: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("name", NETWORKS.names())
 def test_a_tiny_network_learns_to_find_a_ball(name: str) -> None:
     torch.manual_seed(0)
-    plan = NetworkPlan(
-        name=name,
-        features=(4, 8),
-        strides=((1, 1, 1), (2, 2, 2)),
-        kernel_sizes=((3, 3, 3),) * 2,
-        encoder_blocks=(1, 1),
-        decoder_blocks=(1,),
-    )
+    rules = network_rules(name)
+    topology = topology_for(rules, (1.0, 1.0, 1.0), (16, 16, 16))
+    if topology.patch_size != (16, 16, 16):
+        pytest.skip(f"its smallest patch is {topology.patch_size}")
+    plan = plan_network(name, rules, topology, width=0.25)
     labels = LabelScheme.from_table({"background": 0, "ball": 1}, where="dataset.json")
     network = build_network(plan, num_channels=1, num_outputs=labels.num_outputs)
-    criterion = build_loss("dice_ce", labels=labels, batch_dice=True, num_scales=len(plan.output_strides))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    criterion = build_loss(
+        "dice_ce", labels=labels, batch_dice=True, num_scales=len(plan.output_strides), supervision=plan.supervision
+    )
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
     images, target = balls(4, seed=0)
+    targets = [target[(..., *(slice(step // 2, None, step) for step in stride))] for stride in plan.output_strides]
     for _ in range(40):
         optimizer.zero_grad()
-        loss = criterion(network(images), [target])
+        loss = criterion(network(images), targets)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         optimizer.step()
     network.deep_supervision = False

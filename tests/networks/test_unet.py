@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from autoseg.errors import SettingsError
 from autoseg.networks.factory import build_network
 from autoseg.plan import NetworkPlan
 
@@ -252,3 +253,16 @@ def test_residual_blocks_start_as_their_shortcut() -> None:
     block = network.encoder.stages[1].blocks[1]  # type: ignore[union-attr,index]  # torch's modules are untyped
     x = torch.randn(1, 6, 4, 4, 4).abs()
     torch.testing.assert_close(block(x), x)  # type: ignore[operator]  # as above
+
+
+def test_four_axes_are_refused() -> None:
+    plan = NetworkPlan(
+        name="unet",
+        features=(4, 4),
+        strides=((1,) * 4, (2,) * 4),
+        kernel_sizes=((3,) * 4,) * 2,
+        encoder_blocks=(1, 1),
+        decoder_blocks=(1,),
+    )
+    with pytest.raises(SettingsError, match="two or three axes"):
+        build_network(plan, num_channels=1, num_outputs=2)
