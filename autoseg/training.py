@@ -74,6 +74,7 @@ class TrainingJob:
         previous: In a cascade, case id -> file of the previous stage's segmentation of that case, made by a model
             that was not trained on it.
         pretrained: Weights to begin with; ``config.pretrained`` is their identity.
+        case_weights: Case id -> how often it is drawn in proportion to the others; None draws all alike.
     """
 
     plan: Plan
@@ -88,6 +89,7 @@ class TrainingJob:
     workers: int
     previous: dict[str, Path] = field(default_factory=dict)
     pretrained: PretrainedWeights | None = None
+    case_weights: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ from autoseg.errors import SettingsError
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 OptimizerName = Literal["auto", "sgd", "adam", "adamw"]
 ScheduleName = Literal["poly", "cosine", "step", "exponential", "plateau", "one_cycle", "constant"]
-Sampling = Literal["case", "class"]
+Sampling = Literal["case", "class", "probabilistic", "pos_neg", "windows"]
+CaseWeights = Literal["equal", "annotated", "table"]
 Augmentation = Literal["nnunet", "light", "none"]
 
 
@@ -43,8 +44,19 @@ class TrainingConfig:
         patience: Stop when the smoothed validation Dice has not improved for so many epochs; None trains to the end.
         loss: A name of the loss registry, or a weighted sum such as "dice+0.1*focal".
         foreground_share: Share of patches that are forced to hold foreground.
-        sampling: What forced patches draw first: "case", then one of its classes (nnU-Net's), or "class" among all of
-            the dataset, then a case that has it, so that rare classes are seen as often as common ones.
+        sampling: How patches are drawn. "case": forced ones draw a case, then one of its classes (nnU-Net's). "class":
+            they draw a class among all of the dataset, then a case that has it, so that rare classes are seen as
+            often as common ones. "probabilistic": every patch is forced with the chance ``foreground_share``.
+            "pos_neg": every patch is centered on foreground with that chance, else on background, inside the image.
+            "windows": an epoch shows random windows of some of the cases; it is as long as they are many.
+        patches_per_case: Patches that are drawn from a case once it is chosen.
+        cases_per_epoch: Share of the cases that an epoch of windows shows.
+        windows_per_case: Windows of each of them.
+        window_image_share: A window is drawn again when less of it lies where the image is not zero.
+        window_foreground_share: A window is drawn again when less of it is foreground.
+        window_tries: After so many windows the last one is taken.
+        case_weights: How often cases are drawn: all "equal", by the share that is "annotated" (not ignored), or by
+            the column weight of the dataset's "table".
         augmentation: Random variation of patches: all of nnU-Net's, "light" (rotation, zoom, brightness, contrast,
             mirroring), or "none", which does not mirror either.
         mirroring: Axes of the patch that are mirrored in training and prediction: "all" that the plan allows, "none",
@@ -75,6 +87,13 @@ class TrainingConfig:
     loss: str = "dice_ce"
     foreground_share: float = 0.33
     sampling: Sampling = "case"
+    patches_per_case: int = 1
+    cases_per_epoch: float = 0.4
+    windows_per_case: int = 16
+    window_image_share: float = 0.0
+    window_foreground_share: float = 0.0
+    window_tries: int = 10
+    case_weights: CaseWeights = "equal"
     augmentation: Augmentation = "nnunet"
     mirroring: str = "all"
     seed: int = 0
@@ -87,17 +106,19 @@ class TrainingConfig:
         lengths = [name for name in ("epochs", "iterations", "time_budget") if getattr(self, name) is not None]
         if len(lengths) > 1:
             raise ValueError(f"{' and '.join(lengths)} exclude each other; give one")
-        positive = ("iterations_per_epoch", "gradient_clip", "learning_rate", "patience", *lengths)
+        positive = (
+            *("iterations_per_epoch", "validation_iterations", "gradient_clip", "learning_rate", "patience"),
+            *("patches_per_case", "cases_per_epoch", "windows_per_case", "window_tries", *lengths),
+        )
         for name in positive:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
-        if self.validation_iterations < 1:
-            raise ValueError(f"validation_iterations must be positive, got {self.validation_iterations}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        if not 0 <= self.foreground_share <= 1:
-            raise ValueError(f"foreground_share must lie between 0 and 1, got {self.foreground_share}")
+        for name in ("foreground_share", "cases_per_epoch", "window_image_share", "window_foreground_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if self.warmup is not None and not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must lie between 0 and 1, got {self.warmup}")
         if re.fullmatch(r"all|none|[012](,[012])*", self.mirroring) is None:

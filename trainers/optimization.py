@@ -123,8 +123,13 @@ class TimeLength:
         return replace(self, reserve=min(1.2 * seconds + 0.5, 0.5 * self.budget))
 
 
-def run_length(config: TrainingConfig) -> Length:
-    """Length of a run as its settings ask for it."""
+def run_length(config: TrainingConfig, *, window_epoch: int | None = None) -> Length:
+    """Length of a run as its settings ask for it.
+
+    Args:
+        config: Settings.
+        window_epoch: Steps of an epoch where sampling decides them; None takes those of the settings.
+    """
     if config.time_budget is not None:
         return TimeLength(budget=config.time_budget)
     if config.iterations is not None:
@@ -132,7 +137,7 @@ def run_length(config: TrainingConfig) -> Length:
         per_epoch = min(config.iterations_per_epoch, max(1, math.ceil(config.iterations / 10)))
         return StepLength(total=config.iterations, per_epoch=per_epoch, anneal_within_epoch=True)
     epochs = 1000 if config.epochs is None else config.epochs
-    per_epoch = config.iterations_per_epoch
+    per_epoch = window_epoch or config.iterations_per_epoch
     return StepLength(total=epochs * per_epoch, per_epoch=per_epoch, anneal_within_epoch=False)
 
 

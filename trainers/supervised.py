@@ -26,6 +26,7 @@ from .checkpoints import TrainingState, resume_training, save_training
 from .loggers import open_loggers
 from .optimization import Length, run_length, set_learning_rate
 from .repeatable import deterministic_algorithms
+from .sampling import training_policy, validation_policy
 from .schedules import learning_rate_at
 from .step import Stepper, make_stepper, require_finite
 from .stopping import is_stagnant, overfit_warning
@@ -156,7 +157,10 @@ class _Run:
 
     def train(self, state: TrainingState) -> TrainingState:
         """Run epochs until the length is reached; every epoch ends with a checkpoint."""
-        length = run_length(self.job.config)
+        windows = training_policy(self.job.config).epoch_steps(
+            len(self.job.fold.train), self.record.configuration.batch_size
+        )
+        length = run_length(self.job.config, window_epoch=windows)
         held_out = self._validation_loader()
         batches = iter(self._training_loader(state.step, length.total_steps))
         while not self._is_over(length, state):
@@ -241,7 +245,7 @@ class _Run:
             self.record.configuration,
             self.job.plan.labels,
             augment=augment,
-            foreground_share=self.job.config.foreground_share,
+            sampling=training_policy(self.job.config) if augment else validation_policy(self.job.config),
             seed=self.job.config.seed,
             start_step=start_step,
             num_steps=num_steps,
@@ -249,7 +253,7 @@ class _Run:
             workers=self.job.workers if augment or on_gpu else 0,
             pin_memory=on_gpu,
             previous=self.job.previous,
-            balanced=augment and self.job.config.sampling == "class",
+            case_weights=self.job.case_weights if augment else None,
             augmentation=self.job.config.augmentation,
             mirror_axes=self._mirror_axes,
         )

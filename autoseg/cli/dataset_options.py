@@ -25,7 +25,9 @@ Labels = Annotated[
 ]
 Table = Annotated[
     Path | None,
-    typer.Option("--table", help="CSV file with columns case, image, label; also group, domain, phase, view, split."),
+    typer.Option(
+        "--table", help="CSV file: columns case, image, label; also group, domain, phase, view, split, weight."
+    ),
 ]
 ChannelNames = Annotated[
     list[str] | None,

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoseg.augmentation.patch import initial_patch_size
 from autoseg.augmentation.transforms import Strength, build_training_transform, build_validation_transform
-from autoseg.data.sampling import PatchSource, choose_box, is_forced, read_patch
+from autoseg.data.policy import PatchChoice, PatchDraws, SamplingPolicy, draw_box
+from autoseg.data.sampling import PatchSource, read_patch
 from autoseg.errors import TrainingError
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration
@@ -57,17 +58,16 @@ class PatchBatches(Dataset[Batch]):
 
     Args:
         store: Where cases are read.
-        case_ids: Cases to draw from, each with the same chance.
+        case_ids: Cases to draw from.
         configuration: Patch and batch size, normalization and network.
         labels: What is segmented.
         augment: Whether patches are varied at random.
-        foreground_share: Share of each batch that must hold foreground.
+        sampling: Which patches are drawn.
         seed: Seed of all randomness, not negative.
         previous: In a cascade, case id -> file of the previous stage's segmentation on the same grid.
         augmentation: How much patches are varied; "none" leaves them as they are.
         mirror_axes: Axes that are mirrored; None takes all.
-        balanced: Whether forced patches draw a target among all of the dataset first, then a case that has it;
-            otherwise a case first, then one of its targets.
+        case_weights: Case id -> how often it is drawn in proportion to the others; None draws all alike.
         patches: Which patches of every batch are made; None makes all.
 
     Raises:
@@ -82,12 +82,12 @@ class PatchBatches(Dataset[Batch]):
         labels: LabelScheme,
         *,
         augment: bool,
-        foreground_share: float,
+        sampling: SamplingPolicy,
         seed: int,
         previous: Mapping[str, Path] | None = None,
         augmentation: Strength = "nnunet",
         mirror_axes: tuple[int, ...] | None = None,
-        balanced: bool = False,
+        case_weights: Mapping[str, float] | None = None,
         patches: range | None = None,
     ) -> None:
         if not case_ids:
@@ -96,8 +96,8 @@ class PatchBatches(Dataset[Batch]):
         self._case_ids = tuple(case_ids)
         self._configuration = configuration
         self._previous = previous or {}
-        self._has_ignored = labels.ignore_value is not None
-        self._foreground_share = foreground_share
+        self._ignore_value = labels.ignore_value
+        self._sampling = sampling
         self._patches = range(configuration.batch_size) if patches is None else patches
         # Training and validation draw from different streams of the same seed.
         self._entropy = (seed, int(augment))
@@ -110,22 +110,25 @@ class PatchBatches(Dataset[Batch]):
             self._patch_size = configuration.patch_size
             self._transform = build_validation_transform(configuration, labels)
         self._open: OrderedDict[str, PatchSource] = OrderedDict()
-        self._cases_with = self._find_targets(len(labels.targets)) if balanced else ()
+        self._draws = PatchDraws(
+            self._case_ids,
+            sampling,
+            batch_size=configuration.batch_size,
+            entropy=self._entropy,
+            weights=case_weights,
+            cases_with=self._find_targets(len(labels.targets)) if sampling.name == "class" else (),
+        )
 
     def __getitem__(self, step: int) -> Batch:
         """Make the batch of a step, or this process's patches of it."""
         size = self._configuration.batch_size
         for_choice, *for_patches = np.random.SeedSequence((*self._entropy, step)).spawn(1 + size)
-        generator = np.random.default_rng(for_choice)
-        case_ids = tuple(self._case_ids[i] for i in generator.integers(len(self._case_ids), size=size))
-        targets_wanted: tuple[int | None, ...] = (None,) * size
-        if self._cases_with:
-            case_ids, targets_wanted = self._balance(generator, case_ids)
+        choices = self._draws.of_step(step, np.random.default_rng(for_choice))
         with torch.no_grad(), _isolated_randomness():
-            examples = [self._example(for_patches[i], case_ids[i], i, targets_wanted[i]) for i in self._patches]
+            examples = [self._example(for_patches[i], choices[i]) for i in self._patches]
             images = torch.stack([image for image, _ in examples])
             targets = [torch.stack(scale) for scale in zip(*(targets for _, targets in examples), strict=True)]
-        return Batch(images=images, targets=targets, case_ids=case_ids)
+        return Batch(images=images, targets=targets, case_ids=tuple(choice.case_id for choice in choices))
 
     def _find_targets(self, num_targets: int) -> tuple[tuple[int, tuple[str, ...]], ...]:
         """Index of every target that occurs, and the cases that have it."""
@@ -137,39 +140,25 @@ class PatchBatches(Dataset[Batch]):
                     having.append(case_id)
         return tuple((index, tuple(having)) for index, having in enumerate(cases) if having)
 
-    def _balance(
-        self, generator: np.random.Generator, case_ids: tuple[str, ...]
-    ) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
-        """Give every forced patch a target of the dataset, and a case that has it."""
-        balanced, wanted = list(case_ids), list[int | None]()
-        for index in range(len(case_ids)):
-            wanted.append(None)
-            if is_forced(index, batch_size=len(case_ids), share=self._foreground_share):
-                wanted[-1], having = self._cases_with[generator.integers(len(self._cases_with))]
-                balanced[index] = having[generator.integers(len(having))]
-        return tuple(balanced), tuple(wanted)
-
-    def _example(
-        self, seed: np.random.SeedSequence, case_id: str, index: int, target: int | None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Draw, read and transform the patch at ``index`` of a batch; leaves the global random states seeded."""
+    def _example(self, seed: np.random.SeedSequence, choice: PatchChoice) -> tuple[Tensor, list[Tensor]]:
+        """Draw, read and transform a patch; leaves the global random states seeded."""
         for_box, for_numpy, for_torch = seed.spawn(3)
         np.random.seed(for_numpy.generate_state(4))
         torch.default_generator.manual_seed(int(for_torch.generate_state(1, np.uint64)[0]))
-        source = self._case(case_id)
-        box = choose_box(
+        source = self._case(choice.case_id)
+        box = draw_box(
             np.random.default_rng(for_box),
             source,
+            choice,
+            self._sampling,
             patch_size=self._patch_size,
             final_size=self._configuration.patch_size,
-            has_ignored=self._has_ignored,
-            forced=is_forced(index, batch_size=self._configuration.batch_size, share=self._foreground_share),
-            target=target,
+            ignore_value=self._ignore_value,
         )
         image, segmentation = read_patch(source, box)
         layers = segmentation[None]
         if self._configuration.previous_stage is not None:
-            previous = read_previous(self._previous[case_id], source.image_shape[1:], box)
+            previous = read_previous(self._previous[choice.case_id], source.image_shape[1:], box)
             layers = np.stack([segmentation, previous])
         if segmentation.ndim > self._configuration.ndim:  # a slice of a volume
             image, layers = image[:, 0], layers[:, 0]
@@ -212,7 +201,7 @@ def make_loader(
     labels: LabelScheme,
     *,
     augment: bool,
-    foreground_share: float,
+    sampling: SamplingPolicy,
     seed: int,
     start_step: int = 0,
     num_steps: int | None = None,
@@ -222,7 +211,7 @@ def make_loader(
     previous: Mapping[str, Path] | None = None,
     augmentation: Strength = "nnunet",
     mirror_axes: tuple[int, ...] | None = None,
-    balanced: bool = False,
+    case_weights: Mapping[str, float] | None = None,
     patches: range | None = None,
     stride: int = 1,
 ) -> DataLoader[Batch]:
@@ -230,12 +219,12 @@ def make_loader(
 
     Args:
         store: Where cases are read.
-        case_ids: Cases to draw from, each with the same chance.
+        case_ids: Cases to draw from.
         configuration: Patch and batch size, normalization and network.
         labels: What is segmented.
         augment: Whether patches are varied at random; without, they have the final size and the randomness is only
             in their choice.
-        foreground_share: Share of each batch that must hold foreground.
+        sampling: Which patches are drawn.
         seed: Seed of all randomness, not negative.
         start_step: First step.
         num_steps: How many steps, those that are skipped included; None goes on for ever.
@@ -245,7 +234,7 @@ def make_loader(
         previous: In a cascade, case id -> file of the previous stage's segmentation on the same grid.
         augmentation: How much patches are varied where they are; "none" leaves them as they are.
         mirror_axes: Axes that are mirrored; None takes all.
-        balanced: Whether forced patches draw a target of the dataset before a case.
+        case_weights: Case id -> how often it is drawn in proportion to the others; None draws all alike.
         patches: Which patches of every batch are made, where several processes share it; None makes all.
         stride: Steps between two batches, where several processes take turns.
 
@@ -261,12 +250,12 @@ def make_loader(
         configuration,
         labels,
         augment=augment,
-        foreground_share=foreground_share,
+        sampling=sampling,
         seed=seed,
         previous=previous,
         augmentation=augmentation,
         mirror_axes=mirror_axes,
-        balanced=balanced,
+        case_weights=case_weights,
         patches=patches,
     )
     stop = sys.maxsize if num_steps is None else start_step + num_steps

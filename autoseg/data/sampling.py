@@ -137,6 +137,24 @@ def choose_box(
     return BoundingBox(start=corner, stop=tuple(c + p for c, p in zip(corner, patch, strict=True)))
 
 
+def box_around(
+    voxel: np.ndarray, shape: Sequence[int], *, patch_size: Sequence[int], final_size: Sequence[int]
+) -> BoundingBox:
+    """The patch around a voxel, moved so that what the network sees of it stays inside the volume where it fits.
+
+    Args:
+        voxel: Position (ndim,).
+        shape: Voxels of the volume per axis.
+        patch_size: Voxels of the patch that is read.
+        final_size: Voxels of its middle that the network sees.
+    """
+    corner = []
+    for position, extent, patch, final in zip(voxel, shape, patch_size, final_size, strict=True):
+        first = min(max(int(position) - final // 2, 0), extent - final) if extent >= final else (extent - final) // 2
+        corner.append(first - (patch - final) // 2)
+    return BoundingBox(start=tuple(corner), stop=tuple(c + p for c, p in zip(corner, patch_size, strict=True)))
+
+
 def read_patch(source: PatchSource, box: BoundingBox) -> tuple[np.ndarray, np.ndarray]:
     """Read a box that may reach outside the volume.
 
@@ -147,14 +165,25 @@ def read_patch(source: PatchSource, box: BoundingBox) -> tuple[np.ndarray, np.nd
     Returns:
         New arrays: the image (c, ...) float32, zero outside, and the segmentation (...) int16, -1 outside.
     """
-    shape = source.image_shape[1:]
+    image = np.zeros((source.image_shape[0], *box.shape), dtype=np.float32)
+    inside, index = _part_inside(box, source.image_shape[1:])
+    if min(inside.shape) > 0:
+        image[(slice(None), *index)] = source.read_image(inside)
+    return image, read_labels(source, box)
+
+
+def read_labels(source: PatchSource, box: BoundingBox) -> np.ndarray:
+    """Read the segmentation (...) int16 of a box that may reach outside the volume, where it is -1."""
+    segmentation = np.full(box.shape, -1, dtype=np.int16)
+    inside, index = _part_inside(box, source.image_shape[1:])
+    if min(inside.shape) > 0:
+        segmentation[index] = source.read_segmentation(inside)
+    return segmentation
+
+
+def _part_inside(box: BoundingBox, shape: Sequence[int]) -> tuple[BoundingBox, tuple[slice, ...]]:
+    """The part of a box that lies inside a volume, and where that part lies in the box."""
     start = [min(max(a, 0), n) for a, n in zip(box.start, shape, strict=True)]
     stop = [max(min(b, n), a) for b, n, a in zip(box.stop, shape, start, strict=True)]
-    inside = BoundingBox(start=tuple(start), stop=tuple(stop))
-    image = np.zeros((source.image_shape[0], *box.shape), dtype=np.float32)
-    segmentation = np.full(box.shape, -1, dtype=np.int16)
-    if min(inside.shape) > 0:
-        index = tuple(slice(a - c, b - c) for a, b, c in zip(start, stop, box.start, strict=True))
-        image[(slice(None), *index)] = source.read_image(inside)
-        segmentation[index] = source.read_segmentation(inside)
-    return image, segmentation
+    index = tuple(slice(a - c, b - c) for a, b, c in zip(start, stop, box.start, strict=True))
+    return BoundingBox(start=tuple(start), stop=tuple(stop)), index

@@ -20,6 +20,7 @@ class Case:
         domain: Where it was acquired, for folds and reports.
         phase: Point in time, such as "ED" in cardiac images, for reports.
         view: Direction of view, for reports.
+        weight: How often it is drawn in training, in proportion to the others, where that is asked for.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Case:
     domain: str | None = None
     phase: str | None = None
     view: str | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

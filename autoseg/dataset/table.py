@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,14 @@ from autoseg.errors import DatasetError
 
 _TEST = ("test", "ts")
 _TRAINING = ("train", "training", "tr", "")
-_KNOWN = ("case", "image", "label", "group", "domain", "phase", "view", "split")
+_KNOWN = ("case", "image", "label", "group", "domain", "phase", "view", "split", "weight")
 
 
 def load_table(source: DatasetSource, path: Path) -> Dataset:
     """Load a dataset from a table with the columns case, image (or image_<channel> each) and label.
 
-    The columns group, domain, phase, view and split (train or test) may be there; rows without label are cases to
-    predict. Paths are relative to the table's folder.
+    The columns group, domain, phase, view, weight and split (train or test) may be there; rows without label are cases
+    to predict. Paths are relative to the table's folder.
 
     Args:
         source: May name channels and labels.
@@ -81,4 +82,15 @@ def _case(row: dict[str, str], image_columns: Sequence[str], path: Path, line: i
         domain=row.get("domain") or None,
         phase=row.get("phase") or None,
         view=row.get("view") or None,
+        weight=_weight(row.get("weight", ""), path, line),
     )
+
+
+def _weight(text: str, path: Path, line: int) -> float:
+    try:
+        weight = float(text or 1)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise DatasetError(f"{path}, line {line}: weight must be a number that is not negative, found {text!r}")
+    return weight

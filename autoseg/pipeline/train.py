@@ -12,6 +12,7 @@ from autoseg.device import choose_device, loader_workers
 from autoseg.errors import MissingArtifactError, SettingsError
 from autoseg.networks.transfer import PretrainedWeights
 from autoseg.pipeline.cascade import find_previous, is_handed_over
+from autoseg.pipeline.case_weights import weigh_cases
 from autoseg.pipeline.held_out import predict_held_out
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.store import CaseStore
@@ -96,7 +97,14 @@ def train(
     folds = load_folds(workspace)
     fold_name = parse_fold(str(fold), num_folds=len(folds))
     job = _job(workspace, planned, folds, fold_name, config, choose_device(device), workers)
-    job = replace(job, pretrained=pretrained)
+    weights = weigh_cases(
+        config.case_weights,
+        job.fold.train,
+        workspace=workspace,
+        store=CaseStore(job.preprocessed_dir),
+        labels=plan.labels,
+    )
+    job = replace(job, pretrained=pretrained, case_weights=weights)
     if validate_only and not job.run.final.is_file():
         raise MissingArtifactError(
             f"{planned.name} {fold_dir_name(fold_name)} has no final checkpoint to validate. "

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from autoseg.data.loading import PatchBatches
+from autoseg.data.policy import SamplingPolicy
 from autoseg.labels import LabelScheme
 
 Factory = Callable[..., Any]
@@ -41,9 +42,8 @@ def test_a_class_in_one_case_of_ten_is_seen_in_half_of_the_forced_patches(
         make_configuration((4, 4, 4), batch_size=1),
         two_labels,
         augment=False,
-        foreground_share=1.0,
+        sampling=SamplingPolicy(name="class" if balanced else "case", foreground_share=1.0),
         seed=4,
-        balanced=balanced,
     )
     num_draws = 600
     seen = Counter(int(batches[step].targets[0].max()) for step in range(num_draws))
@@ -60,9 +60,10 @@ def test_only_forced_patches_are_balanced_and_the_case_is_named(
 ) -> None:
     configuration = make_configuration((4, 4, 4), batch_size=2)
     ids = sorted(rare.cases)
-    options: dict[str, Any] = {"augment": False, "foreground_share": 0.33, "seed": 4}
-    plain = PatchBatches(rare, ids, configuration, two_labels, **options)
-    balanced = PatchBatches(rare, ids, configuration, two_labels, balanced=True, **options)
+    options: dict[str, Any] = {"augment": False, "seed": 4}
+    plain = PatchBatches(rare, ids, configuration, two_labels, sampling=SamplingPolicy(), **options)
+    by_class = SamplingPolicy(name="class")
+    balanced = PatchBatches(rare, ids, configuration, two_labels, sampling=by_class, **options)
     for step in range(50):
         assert balanced[step].case_ids[0] == plain[step].case_ids[0]
         tumor = balanced[step].targets[0][1].max() == 2

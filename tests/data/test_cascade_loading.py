@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from autoseg.data.loading import make_loader
+from autoseg.data.policy import SamplingPolicy
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration
 from autoseg.preprocessing.previous_stage import write_previous
@@ -52,7 +53,7 @@ def test_a_perfect_previous_stage_equals_the_target(
         cascade,
         two_labels,
         augment=augment,
-        foreground_share=0.33,
+        sampling=SamplingPolicy(),
         seed=3,
         num_steps=15,
         previous=paths,

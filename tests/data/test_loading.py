@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from autoseg.data.loading import Batch, PatchBatches, make_loader
+from autoseg.data.policy import PolicyName, SamplingPolicy
 from autoseg.errors import TrainingError
 from autoseg.geometry import BoundingBox, Geometry
 from autoseg.labels import LabelScheme
@@ -34,7 +35,13 @@ def load(make_store: Factory, make_configuration: Factory, two_labels: LabelSche
     configuration = make_configuration((8, 8, 8))
 
     def loader(**options: Any) -> list[Batch]:  # noqa: ANN401
-        settings = {"augment": True, "foreground_share": 0.33, "seed": 7, "num_steps": 6, **options}
+        settings = {
+            "augment": True,
+            "sampling": SamplingPolicy(),
+            "seed": 7,
+            "num_steps": 6,
+            **options,
+        }
         return list(make_loader(store, CASES, configuration, two_labels, **settings))
 
     return loader
@@ -58,7 +65,14 @@ def test_batches_do_not_depend_on_the_threads_of_this_process(
         for num_threads in (1, 4):
             torch.set_num_threads(num_threads)
             loader = make_loader(
-                store, CASES, configuration, two_labels, augment=True, foreground_share=0.33, seed=7, num_steps=8
+                store,
+                CASES,
+                configuration,
+                two_labels,
+                augment=True,
+                sampling=SamplingPolicy(),
+                seed=7,
+                num_steps=8,
             )
             batches.append(list(loader))
             assert torch.get_num_threads() == num_threads
@@ -75,7 +89,7 @@ def test_cases_on_disk_give_the_same_batches(
     for case_id, case in store.cases.items():
         write_case(stored_form(case_id, case), tmp_path, patch_size=(8, 8, 8))
     configuration = make_configuration((8, 8, 8))
-    options: Any = {"augment": True, "foreground_share": 0.33, "seed": 7, "num_steps": 3}
+    options: Any = {"augment": True, "sampling": SamplingPolicy(), "seed": 7, "num_steps": 3}
     expected = make_loader(store, CASES, configuration, two_labels, **options)
     workers = 0 if start_method is None else 1
     loader = make_loader(
@@ -136,7 +150,7 @@ def test_a_loader_without_end_goes_on(
         make_configuration((8, 8, 8)),
         two_labels,
         augment=False,
-        foreground_share=0.0,
+        sampling=SamplingPolicy(foreground_share=0.0),
         seed=0,
     )
     batches = list(itertools.islice(loader, 5))
@@ -167,7 +181,14 @@ def test_every_scale_has_its_shape(
     store = make_store(case_shape, two_labels, num_channels=2)
     configuration = make_configuration(patch_size, num_channels=2)
     loader = make_loader(
-        store, CASES, configuration, two_labels, augment=augment, foreground_share=0.33, seed=1, num_steps=8
+        store,
+        CASES,
+        configuration,
+        two_labels,
+        augment=augment,
+        sampling=SamplingPolicy(),
+        seed=1,
+        num_steps=8,
     )
     for batch in loader:
         assert batch.images.shape == (2, 2, *patch_size)
@@ -194,7 +215,14 @@ def test_the_last_patches_of_a_batch_hold_foreground(
         case.foreground = (case.foreground[0], np.array([[41, 2, 58]], dtype=np.int32))
     configuration = make_configuration(patch_size, batch_size=3)
     loader = make_loader(
-        store, CASES, configuration, two_labels, augment=False, foreground_share=share, seed=0, num_steps=10
+        store,
+        CASES,
+        configuration,
+        two_labels,
+        augment=False,
+        sampling=SamplingPolicy(foreground_share=share),
+        seed=0,
+        num_steps=10,
     )
     for batch in loader:
         holds = [bool((target == 2).any()) for target in batch.targets[0]]
@@ -212,7 +240,7 @@ def test_regions_become_masks(
         make_configuration((8, 8, 8)),
         regions_and_ignore,
         augment=True,
-        foreground_share=0.33,
+        sampling=SamplingPolicy(),
         seed=0,
     )
     whole, tumor, ignored = dataset[0].targets[0].unbind(1)
@@ -227,7 +255,13 @@ def test_validation_patches_are_cut_from_the_case(
 ) -> None:
     store = make_store((8, 8, 8), two_labels)
     dataset = PatchBatches(
-        store, CASES, make_configuration((8, 8, 8)), two_labels, augment=False, foreground_share=0.0, seed=0
+        store,
+        CASES,
+        make_configuration((8, 8, 8)),
+        two_labels,
+        augment=False,
+        sampling=SamplingPolicy(foreground_share=0.0),
+        seed=0,
     )
     batch = dataset[0]
     for image, target, case_id in zip(batch.images, batch.targets[0], batch.case_ids, strict=True):
@@ -240,7 +274,14 @@ def test_cases_are_not_modified(make_store: Factory, make_configuration: Factory
     before = pickle.dumps(store.cases)
     configuration = make_configuration((8, 8, 8), use_mask=True)
     loader = make_loader(
-        store, CASES, configuration, two_labels, augment=True, foreground_share=0.5, seed=0, num_steps=20
+        store,
+        CASES,
+        configuration,
+        two_labels,
+        augment=True,
+        sampling=SamplingPolicy(foreground_share=0.5),
+        seed=0,
+        num_steps=20,
     )
     assert len(list(loader)) == 20
     assert pickle.dumps(store.cases) == before
@@ -254,7 +295,7 @@ def test_nothing_to_draw_from_is_refused(make_configuration: Factory, two_labels
             make_configuration((8, 8, 8)),
             two_labels,
             augment=True,
-            foreground_share=0.33,
+            sampling=SamplingPolicy(),
             seed=0,
         )
 
@@ -270,7 +311,7 @@ def test_without_augmentation_training_patches_are_as_stored(
         configuration,
         two_labels,
         augment=True,
-        foreground_share=0.0,
+        sampling=SamplingPolicy(foreground_share=0.0),
         seed=1,
         num_steps=5,
         augmentation="none",
@@ -280,13 +321,18 @@ def test_without_augmentation_training_patches_are_as_stored(
             np.testing.assert_array_equal(image.numpy(), store.cases[case_id].image)
 
 
-@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("policy", ["case", "class", "probabilistic", "pos_neg", "windows"])
 def test_shares_of_a_batch_are_the_patches_of_the_whole(
-    balanced: bool, make_store: Factory, make_configuration: Factory, two_labels: LabelScheme
+    policy: PolicyName, make_store: Factory, make_configuration: Factory, two_labels: LabelScheme
 ) -> None:
     store, configuration = make_store((14, 12, 10), two_labels), make_configuration((8, 8, 8))
     size = configuration.batch_size
-    options: Any = {"augment": True, "foreground_share": 0.33, "seed": 7, "num_steps": 5, "balanced": balanced}
+    options: Any = {
+        "augment": True,
+        "sampling": SamplingPolicy(name=policy),
+        "seed": 7,
+        "num_steps": 5,
+    }
     whole = list(make_loader(store, CASES, configuration, two_labels, **options))
     for share in (range(1), range(1, size)):
         part = make_loader(store, CASES, configuration, two_labels, patches=share, **options)
