@@ -159,7 +159,7 @@ def chances(case_ids: Sequence[str], weights: Mapping[str, float]) -> np.ndarray
     values = np.asarray([weights[case] for case in case_ids], dtype=float)
     if not np.isfinite(values).all() or values.min() < 0 or values.sum() == 0:
         raise SettingsError("weights of cases must not be negative, and not all zero")
-    return values / values.sum()
+    return np.asarray(values / values.sum())
 
 
 def draw_box(
@@ -212,9 +212,9 @@ def _foreground_or_background(
     shape = source.image_shape[1:]
     if choice.is_forced:
         targets = source.foreground[:-1] if has_ignored else source.foreground
-        voxel = choose_voxel(generator, targets, has_ignored=False, forced=True, target=choice.target)
-        if voxel is not None:
-            return voxel
+        chosen = choose_voxel(generator, targets, has_ignored=False, forced=True, target=choice.target)
+        if chosen is not None:
+            return chosen
     for _ in range(_BACKGROUND_TRIES):
         voxel = generator.integers(shape)
         box = BoundingBox(start=tuple(int(v) for v in voxel), stop=tuple(int(v) + 1 for v in voxel))
