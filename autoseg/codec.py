@@ -16,6 +16,9 @@ from autoseg.errors import ArtifactError, MissingArtifactError
 
 T = TypeVar("T")
 
+_SEAL = "sha256"
+"""Key of the digest in an artifact."""
+
 
 def to_plain(value: object) -> Any:  # noqa: ANN401 - JSON is dynamically typed
     """Turn dataclasses, tuples and paths into what JSON can hold."""
@@ -53,9 +56,15 @@ def from_plain(kind: type[T], data: object, *, where: str = "") -> T:
 
 
 def write_json(value: object, path: Path) -> None:
-    """Write a dataclass, or lists and dicts of plain values, as indented JSON; atomically."""
+    """Write a dataclass, or lists and dicts of plain values, as indented JSON; atomically.
+
+    An artifact, a dataclass with a ``schema_version``, also gets the digest of everything else in it.
+    """
+    plain = to_plain(value)
+    if isinstance(plain, dict) and "schema_version" in plain and dataclasses.is_dataclass(value):
+        plain[_SEAL] = digest(plain)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(to_plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_plain(path: Path) -> Any:  # noqa: ANN401 - JSON is dynamically typed
@@ -73,14 +82,45 @@ def read_plain(path: Path) -> Any:  # noqa: ANN401 - JSON is dynamically typed
         raise ArtifactError(f"{path} cannot be read as JSON: {error}") from None
 
 
-def read_json(kind: type[T], path: Path) -> T:
+def read_json(kind: type[T], path: Path, *, may_be_edited: bool = False) -> T:
     """Read a dataclass that :func:`write_json` wrote.
+
+    Args:
+        kind: The dataclass.
+        path: The file.
+        may_be_edited: Accept content that differs from what was written, for files that people are invited to edit.
 
     Raises:
         MissingArtifactError: When there is no such file.
-        ArtifactError: When it does not describe a ``kind``; names the file and the JSON path.
+        ArtifactError: When it does not describe a ``kind``, or was altered; names the file and the JSON path.
     """
-    return decode_artifact(kind, read_plain(path), source=str(path))
+    data = read_plain(path)
+    intact = _unseal(data)
+    artifact = decode_artifact(kind, data, source=str(path))  # first: it says more about what is wrong
+    if not (intact or may_be_edited):
+        raise ArtifactError(
+            f"{path} is not as autoseg wrote it: its content does not fit its {_SEAL} (if you edited it, remove that "
+            "line to vouch for the edit)"
+        )
+    return artifact
+
+
+def is_as_written(path: Path) -> bool:
+    """Whether a JSON artifact holds what :func:`write_json` wrote, unaltered; so is one without a digest.
+
+    Raises:
+        MissingArtifactError: When there is no such file.
+        ArtifactError: When it is not JSON.
+    """
+    return _unseal(read_plain(path))
+
+
+def _unseal(data: object) -> bool:
+    """Take the digest out of an artifact and compare."""
+    if not isinstance(data, dict) or _SEAL not in data or "schema_version" not in data:
+        return True
+    seal = data.pop(_SEAL)
+    return bool(seal == digest(data))
 
 
 def decode_artifact(kind: type[T], data: object, *, source: str) -> T:

@@ -26,6 +26,10 @@ class MissingArtifactError(AutosegError):
     """A step needs the output of an earlier step that has not been run."""
 
 
+class LockedError(AutosegError):
+    """Another process works on the same thing."""
+
+
 class SettingsError(AutosegError):
     """A setting has an impossible value, or contradicts what a run recorded before."""
 

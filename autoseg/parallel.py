@@ -1,23 +1,31 @@
-"""The one door to worker processes; a failure names the case and keeps the worker's traceback."""
+"""The one door to worker processes; a failure names the case, keeps the worker's traceback, and is told at once."""
 
 from __future__ import annotations
 
 import functools
-import importlib
-import multiprocessing
+import itertools
+import logging
 import os
-import traceback
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from typing import Generic, Self, TypeVar
 
 from autoseg.errors import AutosegError, WorkerError
+from autoseg.memory import in_gigabytes, memory_state, process_memory
+from autoseg.workers import END_SECONDS, Outcome, Task, Warmup, Worker, end_workers, how_it_ended
 
 J = TypeVar("J")
 R = TypeVar("R")
+logger = logging.getLogger("autoseg")
+
+_LOOK_SECONDS = 0.2  # between looks at the memory of processes that work
+_GRACE_SECONDS = 2.0  # for results of earlier jobs, once one has failed
+_AHEAD = 2  # results per process that may lie finished and unread
+_round_numbers = itertools.count()
 
 
 def default_workers() -> int:
@@ -28,8 +36,12 @@ def default_workers() -> int:
 class WorkerPool:
     """Worker processes for several rounds of work; used in a ``with`` block, which ends them.
 
+    Fewer of them work at a time while memory is short. A job whose process was killed, as the system does when memory
+    runs out, is tried once more with half as many at work.
+
     Args:
         workers: Processes; 0 works in this process, with ordinary tracebacks and a debugger.
+        tell: Told when fewer processes work than were asked for; None logs.
 
     Example:
         >>> with WorkerPool(0) as pool:
@@ -37,17 +49,16 @@ class WorkerPool:
         [1, 2]
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, tell: Callable[[str], None] | None = None) -> None:
         self.workers = workers
-        self._executor: ProcessPoolExecutor | None = None
+        self._crew = _Crew(size=workers, most_at_work=workers, tell=tell or logger.warning)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
+        end_workers(self._crew.members)
+        self._crew.members = []
 
     def start(self, modules: Sequence[str]) -> None:
         """Start the processes now and let them import modules while the caller does something else.
@@ -55,10 +66,10 @@ class WorkerPool:
         Args:
             modules: What the work to come will import.
         """
-        if self.workers > 0:
-            executor = self._started()
-            for _ in range(self.workers):
-                executor.submit(_import_modules, tuple(modules))
+        self._crew.fill(self.workers)
+        for worker in self._crew.members:
+            if worker.is_idle:
+                worker.give(Warmup(modules=tuple(modules)))
 
     def map(self, work: Callable[[J], R], jobs: Sequence[J], *, label: Callable[[J], str] = str) -> Iterator[R]:
         """Apply ``work`` to every job and yield results in the order of the jobs.
@@ -70,20 +81,14 @@ class WorkerPool:
 
         Raises:
             AutosegError: As raised by ``work``: its message names the file.
-            WorkerError: When a worker raised anything else or died; names the case.
+            WorkerError: When a worker raised anything else or died; names the case, and says how and with how much
+                memory.
         """
         if self.workers == 0 or len(jobs) <= 1:
             for job in jobs:
                 yield work(job)
             return
-        yield from _results_in_order(self._started(), work, jobs, label=label, ahead=2 * self.workers)
-
-    def _started(self) -> ProcessPoolExecutor:
-        if self._executor is None:
-            # Spawned, not forked: a fork would copy the locks of SimpleITK and BLAS in whatever state they are.
-            context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_use_one_thread)
-        return self._executor
+        yield from _Round(crew=self._crew, work=work, jobs=jobs, label=label).results()
 
 
 def map_cases(
@@ -118,76 +123,183 @@ def read_ahead(work: Callable[[J], R], jobs: Sequence[J], *, ahead: int) -> Iter
         for job in jobs:
             yield job, functools.partial(work, job)
         return
-    with ThreadPoolExecutor(ahead) as pool:
+    pool = ThreadPoolExecutor(ahead)
+    try:
         waiting = deque((job, pool.submit(work, job)) for job in jobs[:ahead])
         for index in range(len(jobs)):
             job, future = waiting.popleft()
             if index + ahead < len(jobs):
                 waiting.append((jobs[index + ahead], pool.submit(work, jobs[index + ahead])))
             yield job, future.result
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupted command does not wait for a file
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome(Generic[R]):
-    """Result or failure of a job; failures travel as values so that their traceback text survives."""
+@dataclass(slots=True, kw_only=True)
+class _Crew:
+    """The processes of a pool, and how many of them may work at a time."""
 
-    result: R | None = None
-    known_error: AutosegError | None = None
-    details: str = ""
+    size: int
+    most_at_work: int
+    tell: Callable[[str], None]
+    members: list[Worker] = field(default_factory=list)
+    has_told: bool = False
+
+    @property
+    def at_work(self) -> list[Worker]:
+        return [worker for worker in self.members if not worker.is_idle]
+
+    def fill(self, wanted: int) -> None:
+        """Replace the dead, and start processes until there are as many as are wanted."""
+        self.members = [worker for worker in self.members if not worker.is_idle or worker.process.is_alive()]
+        while len(self.members) < min(wanted, self.size):
+            self.members.append(Worker.spawn())
+
+    def may_begin(self, candidate: Worker) -> bool:
+        """Whether there is memory for one more at work: each may come to need as much as the greediest so far."""
+        busy = self.at_work
+        if not busy:
+            return True
+        if len(busy) >= self.most_at_work:
+            return False
+        most, available = max(worker.peak for worker in self.members), memory_state().available
+        if available is None or sum(_growth(worker, most) for worker in [*busy, candidate]) <= available:
+            return True
+        if not self.has_told:
+            self.has_told = True
+            self.tell(
+                f"memory is short: {in_gigabytes(available)} are left, a case took up to {in_gigabytes(most)}; "
+                f"{len(busy)} of {self.size} worker processes go on"
+            )
+        return False
+
+    def halve(self, reason: str) -> None:
+        """Let fewer work at a time from now on."""
+        self.most_at_work = max(1, self.most_at_work // 2)
+        self.tell(f"{reason} It is tried again, with {self.most_at_work} of {self.size} worker processes")
 
 
-def _results_in_order(
-    pool: ProcessPoolExecutor, work: Callable[[J], R], jobs: Sequence[J], *, label: Callable[[J], str], ahead: int
-) -> Iterator[R]:
-    waiting: deque[tuple[J, Future[_Outcome[R]]]] = deque()
-    upcoming = iter(jobs)
-    for job in upcoming:
-        waiting.append((job, pool.submit(_guarded, work, job)))
-        if len(waiting) == ahead:  # bounds the results that lie finished and unread
-            break
-    while waiting:
-        job, future = waiting.popleft()
+def _growth(worker: Worker, most: int) -> int:
+    """Bytes that a process may still come to need."""
+    memory = process_memory(worker.process.pid or 0)
+    return max(0, most - (memory.now if memory else 0))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Round(Generic[J, R]):
+    """One pass over a list of jobs."""
+
+    crew: _Crew
+    work: Callable[[J], R]
+    jobs: Sequence[J]
+    label: Callable[[J], str]
+    number: int = field(default_factory=lambda: next(_round_numbers))
+    done: dict[int, Outcome] = field(default_factory=dict)
+    todo: deque[int] = field(default_factory=deque)
+    retried: set[int] = field(default_factory=set)
+    failure: tuple[int, AutosegError] | None = None
+
+    def results(self) -> Iterator[R]:
+        self.todo.extend(range(len(self.jobs)))
+        for index in range(len(self.jobs)):
+            while index not in self.done:
+                self._advance(index)
+            yield self.done.pop(index).result
+
+    def _advance(self, wanted: int) -> None:
+        """Wait until something happens; raise the failure that there may be once nothing before it is awaited."""
+        if self.failure is None:
+            self._hand_out(wanted)
+            self._collect(_LOOK_SECONDS)
+            return
+        failed, error = self.failure
+        earlier = [worker for worker in self.crew.at_work if self._index(worker) in range(failed)]
+        if not (wanted < failed and earlier and self._collect(_GRACE_SECONDS)):
+            raise error
+
+    def _hand_out(self, wanted: int) -> None:
+        self.crew.fill(len(self.todo) + len(self.crew.at_work))
+        for worker in self.crew.members:
+            if not self.todo or self.todo[0] >= wanted + _AHEAD * self.crew.size:
+                return
+            if worker.is_idle and self.crew.may_begin(worker):
+                self._give(worker, self.todo.popleft())
+
+    def _give(self, worker: Worker, index: int) -> None:
         try:
-            outcome = future.result()
-        except BrokenProcessPool:
-            # Jobs start in order, so those at work were the first without a result: one per worker.
-            unfinished = [j for j, f in [(job, future), *waiting] if not f.done() or f.exception() is not None]
-            names = ", ".join(label(j) for j in unfinished[: ahead // 2])
-            raise WorkerError(
-                f"a worker process died, probably killed for want of memory, while working on one of: {names}. "
-                "Try fewer: --workers 1"
-            ) from None
-        except Exception as error:
-            raise WorkerError(f"case {label(job)} or its result cannot travel between processes: {error}") from error
-        if outcome.known_error is not None:
-            raise outcome.known_error
-        if outcome.details:
-            summary = outcome.details.strip().splitlines()[-1]
-            raise WorkerError(f"case {label(job)} failed in a worker: {summary}", details=outcome.details)
-        following = next(upcoming, None)
-        if following is not None:
-            waiting.append((following, pool.submit(_guarded, work, following)))
-        yield outcome.result  # type: ignore[misc]  # a job without error has a result
+            worker.give(Task(round=self.number, index=index, work=self.work, job=self.jobs[index]))
+        except OSError:  # it died in this moment, as the next look will find
+            return
+        except Exception as error:  # noqa: BLE001 - whatever pickling says
+            self._fail(index, WorkerError(f"{self._case(index)} cannot travel between processes: {error}"))
 
+    def _collect(self, seconds: float) -> bool:
+        """Take what arrives within some time; False when nothing did."""
+        busy = self.crew.at_work
+        by_source = {source: worker for worker in busy for source in (worker.pipe, worker.process.sentinel)}
+        ready = wait(list(by_source), timeout=seconds)
+        for worker in dict.fromkeys(by_source[source] for source in ready):  # type: ignore[index]  # typed as object
+            self._receive(worker)
+        for worker in busy:
+            worker.look()
+        return bool(ready)
 
-def _guarded(work: Callable[[J], R], job: J) -> _Outcome[R]:
-    try:
-        return _Outcome(result=work(job))
-    except AutosegError as error:
-        return _Outcome(known_error=error)
-    except (Exception, SystemExit):  # noqa: BLE001 - whatever it is, the parent must be able to name the case
-        return _Outcome(details=traceback.format_exc())
+    def _receive(self, worker: Worker) -> None:
+        index = self._index(worker)
+        try:
+            outcome: Outcome | None = worker.pipe.recv() if worker.pipe.poll() else None
+        except (EOFError, OSError):
+            outcome = None
+        except Exception as error:  # noqa: BLE001 - whatever unpickling says
+            outcome = Outcome(error=WorkerError(f"cannot travel between processes: {error}"))
+        if outcome is None:
+            self._bury(worker, index)
+            return
+        worker.task, worker.has_answered, worker.peak = None, True, max(worker.peak, outcome.peak)
+        if index is None:  # a warm-up, or what is left of an earlier round
+            return
+        if outcome.error is None:
+            self.done[index] = outcome
+        elif outcome.is_out_of_memory and index not in self.retried:
+            self._try_again(index, f"{self._case(index)}: memory ran out.")
+        elif isinstance(outcome.error, WorkerError):
+            details = outcome.error.details
+            self._fail(index, WorkerError(f"{self._case(index)} {outcome.error}", details=details))
+        else:
+            self._fail(index, outcome.error)
 
+    def _bury(self, worker: Worker, index: int | None) -> None:
+        """A process died."""
+        worker.process.join(END_SECONDS)
+        self.crew.members.remove(worker)
+        worker.pipe.close()
+        code = worker.process.exitcode
+        if code == 1 and not worker.has_answered:
+            hint = 'In a script, the call that starts workers must stand below if __name__ == "__main__":'
+            self._fail(0, WorkerError(f"a worker process ended before it began, its own words are above. {hint}"))
+        if index is None:
+            return
+        died = f"{self._case(index)}: its worker process {how_it_ended(code, worker.peak)}."
+        if code == -signal.SIGKILL and index not in self.retried:
+            self._try_again(index, died)
+            return
+        state, again = memory_state(), " So it did when it was tried before." if index in self.retried else ""
+        left = f"{in_gigabytes(state.available)} of {in_gigabytes(state.total)} memory are free ({state.limited_by})."
+        self._fail(index, WorkerError(f"{died}{again} {left} Try fewer: --workers 1"))
 
-def _import_modules(modules: tuple[str, ...]) -> None:
-    for module in modules:
-        importlib.import_module(module)
+    def _try_again(self, index: int, reason: str) -> None:
+        self.retried.add(index)
+        self.todo.appendleft(index)
+        self.crew.halve(reason)
 
+    def _index(self, worker: Worker) -> int | None:
+        """Which of this round's jobs a process is at."""
+        task = worker.task
+        return task.index if isinstance(task, Task) and task.round == self.number else None
 
-def _use_one_thread() -> None:
-    """Parallelism comes from processes: threads inside each would only fight over the same cores."""
-    import SimpleITK as sitk
-    from threadpoolctl import threadpool_limits
+    def _case(self, index: int) -> str:
+        return f"case {self.label(self.jobs[index])}"
 
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    threadpool_limits(1)
+    def _fail(self, index: int, error: AutosegError) -> None:
+        if self.failure is None or index < self.failure[0]:
+            self.failure = (index, error)

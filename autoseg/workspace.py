@@ -87,6 +87,11 @@ class RunPaths:
         """Scores of the held-out cases; written last, so its presence means the fold is complete."""
         return self.validation / "scores.json"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains or scores the fold."""
+        return self.root / ".lock"
+
     def next_stage(self, data: str, case_id: str) -> Path:
         """Segmentation of a held-out case on the grid of the preprocessed ``data``, which a cascade trains with."""
         return self.root / "next_stage" / data / f"{case_id}.b2nd"
@@ -223,6 +228,16 @@ class Workspace:
         return self.root / "predictions"
 
     @property
+    def preparation_lock(self) -> Path:
+        """Held by the process that plans and preprocesses."""
+        return self.root / ".preparation.lock"
+
+    @property
+    def plan_lock(self) -> Path:
+        """Held for the moment in which plan.json is read, changed and written."""
+        return self.root / ".plan.lock"
+
+    @property
     def reports_dir(self) -> Path:
         """Tables and pictures for people."""
         return self.root / "reports"
@@ -261,4 +276,4 @@ class Workspace:
         """
         if not self.plan_path.is_file():
             raise MissingArtifactError(f"{self.root} has no plan.json. Make it: autoseg plan-and-preprocess DATASET")
-        return read_json(Plan, self.plan_path)
+        return read_json(Plan, self.plan_path, may_be_edited=True)

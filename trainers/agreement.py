@@ -9,6 +9,7 @@ import torch
 
 from autoseg.codec import read_json, to_plain, write_json
 from autoseg.errors import SettingsError
+from autoseg.lock import hold
 from autoseg.losses.factory import build_loss
 from autoseg.networks.catalog import network_rules
 from autoseg.networks.rules import TrainingDefaults
@@ -21,6 +22,8 @@ from .step import step_timer
 
 SGD_STEPS = 10_000
 """Steps below which AdamW is taken; a guess: far from where it was tried, and 100 times what momentum 0.99 averages."""
+
+_WAIT_SECONDS = 600.0  # measuring step times for a time budget takes a while on slow devices
 
 _DEFAULTS: dict[str, tuple[float, float]] = {
     "sgd": (1e-2, 3e-5),
@@ -41,15 +44,17 @@ def agree_on_run(job: TrainingJob, device: torch.device, progress: Progress) -> 
         SettingsError: When the recorded settings differ from the job's; lists the differences.
     """
     path = job.run_record_path
-    if path.is_file():
-        record = read_json(RunRecord, path)
-        _refuse_differences(record, job)
+    lock = path.with_name(".run.lock")
+    with hold(lock, str(path), wait=_WAIT_SECONDS, tell=progress.message):  # two folds may begin at the same moment
+        if path.is_file():
+            record = read_json(RunRecord, path)
+            _refuse_differences(record, job)
+            return record
+        record = _decide(job, device)
+        for name, reason in record.reasons.items():
+            progress.message(f"{name}: {reason}")
+        write_json(record, path)
         return record
-    record = _decide(job, device)
-    for name, reason in record.reasons.items():
-        progress.message(f"{name}: {reason}")
-    write_json(record, path)
-    return record
 
 
 def _refuse_differences(record: RunRecord, job: TrainingJob) -> None:

@@ -38,7 +38,9 @@ def diff(first: PlanFile, second: PlanFile) -> None:
     from autoseg.codec import read_json, to_plain
     from autoseg.plan import Plan
 
-    plans = [read_json(Plan, path / "plan.json" if path.is_dir() else path) for path in (first, second)]
+    plans = [
+        read_json(Plan, path / "plan.json" if path.is_dir() else path, may_be_edited=True) for path in (first, second)
+    ]
     tables = [_flat(_by_name(to_plain(plan))) for plan in plans]
     places = dict.fromkeys([*tables[0], *tables[1]])
     differing = [place for place in places if tables[0].get(place) != tables[1].get(place)]

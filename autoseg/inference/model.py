@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,7 @@ def write_checkpoint(
     content: dict[str, Any] = {"record": json.dumps(to_plain(record)), "weights": dict(weights)}
     if training is not None:
         content["training"] = dict(training)
+    content["sha256"] = content_digest(content)
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
 
@@ -114,19 +115,46 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> Checkpoin
         raise MissingArtifactError(f"{path} does not exist")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, AttributeError, OSError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the reader of a damaged or foreign file stumbles over
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArtifactError(f"{path} is not a complete checkpoint of autoseg: {reason}") from None
     if not isinstance(content, dict) or not isinstance(content.get("record"), str) or "weights" not in content:
         raise ArtifactError(f"{path} is not a checkpoint of autoseg: it has no record and weights")
+    if content.pop("sha256", None) != content_digest(content):
+        raise ArtifactError(f"{path} was altered or damaged since it was written: its content does not fit its digest")
     try:
         plain = json.loads(content["record"])
     except json.JSONDecodeError as error:
         raise ArtifactError(f"{path}: the record is not JSON: {error}") from None
     record = decode_artifact(ModelRecord, plain, source=str(path))
     return Checkpoint(record=record, weights=content["weights"], training=content.get("training"))
+
+
+def content_digest(value: object) -> str:
+    """Hexadecimal SHA-256 of nested tensors and plain values; torch checks no checksums when it reads."""
+    found = hashlib.sha256()
+    _digest_into(found, value)
+    return found.hexdigest()
+
+
+def _digest_into(found: hashlib._Hash, value: object) -> None:
+    if isinstance(value, torch.Tensor):
+        found.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        # As bytes, because NumPy knows no bfloat16.
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        found.update(f"{{{len(value)}".encode())
+        for key, item in value.items():
+            found.update(f"{key!r}:".encode())
+            _digest_into(found, item)
+    elif isinstance(value, list | tuple):
+        found.update(f"[{len(value)}".encode())
+        for item in value:
+            _digest_into(found, item)
+    else:
+        found.update(f"{value!r},".encode())
 
 
 def load_model(path: Path, device: str | torch.device = "cpu") -> TrainedModel:

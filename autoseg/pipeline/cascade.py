@@ -13,6 +13,7 @@ from autoseg.inference.predictor import logits_to_probabilities
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.case import CaseTrace
 from autoseg.preprocessing.previous_stage import bring_to_next_stage, write_previous
+from autoseg.receipt import standing
 from autoseg.splits import Fold, fold_dir_name
 from autoseg.training import TrainingJob
 from autoseg.workspace import RunPaths, Workspace
@@ -72,8 +73,9 @@ def find_previous(
                 f"{configuration.name} needs a segmentation of {stage} for case {case}, and no fold holds it out: "
                 f"{workspace.splits_path} must hold out every case once to train a cascade"
             )
-        path = workspace.run(stage, fold_of[case]).next_stage(configuration.data, case)
-        if path.is_file():
+        run = workspace.run(stage, fold_of[case])
+        path = run.next_stage(configuration.data, case)
+        if path.is_file() and standing(run.validation, case) != "altered":
             found[case] = path
         else:
             missing.setdefault(fold_of[case], []).append(case)

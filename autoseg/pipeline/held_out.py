@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from autoseg.atomic import file_digest
+from autoseg.codec import digest
 from autoseg.dataset import Case, Dataset
-from autoseg.errors import DatasetError
+from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError
 from autoseg.evaluation.report import CaseScore, Evaluation, read_evaluation, score_case, summarize, write_evaluation
 from autoseg.image import read_image, read_segmentation, write_segmentation
 from autoseg.inference.export import PROBABILITIES_ENDING, Prediction, decide_labels
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
-from autoseg.pipeline.cascade import hand_over, is_handed_over
+from autoseg.pipeline.cascade import hand_over, is_handed_over, next_stages
+from autoseg.pipeline.prepare import preprocessing_digest
+from autoseg.plan import Plan
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.previous_stage import indicators, read_previous
 from autoseg.progress import Progress
+from autoseg.receipt import complete, digest_files, is_intact
+from autoseg.splits import Fold
 from autoseg.training import TrainingJob
+from autoseg.workspace import RunPaths
 
 _BUDGET_SHARE = 0.35
 """Share of a time budget that held-out prediction may take beyond it; the whole command stays within 1.5 budgets."""
@@ -29,7 +38,8 @@ def predict_held_out(job: TrainingJob, dataset: Dataset, progress: Progress, *, 
 
     The first stage of a cascade also leaves their segmentations on the grid of the second.
 
-    Scores are written last: their presence means that the fold is complete.
+    A case whose prediction is there, unaltered and made from the same, is not predicted again. Scores are written
+    last: their presence means that the fold is complete.
 
     Args:
         job: The fold; a time budget in its settings bounds the prediction as well.
@@ -40,29 +50,72 @@ def predict_held_out(job: TrainingJob, dataset: Dataset, progress: Progress, *, 
     Raises:
         DatasetError: When a held-out case is no longer in the dataset.
     """
-    handed_over = is_handed_over(job.run, job.plan, job.configuration.name, job.fold)
-    if job.run.scores.is_file() and handed_over and not again:
-        return read_evaluation(job.run.scores)
     by_id = {case.id: case for case in dataset.training}
     if missing := [case for case in job.fold.val if case not in by_id]:
         raise DatasetError(f"held-out case {missing[0]} is not in {dataset.root} any more")
-    job.run.scores.unlink(missing_ok=True)
-    model = load_model(job.run.final, job.device)
-    predictor = ConfigurationPredictor(job.plan, [model], InferenceOptions(device=job.device))
     cases = [by_id[case] for case in job.fold.val]
-    scores: list[CaseScore] = []
-    started = time.perf_counter()
-    for done, case in enumerate(progress.track(cases, total=len(cases), description="predicting held-out cases")):
-        if done == 1 and job.config.time_budget is not None:
-            predictor = _within_budget(predictor, time.perf_counter() - started, len(cases), job, progress)
-        scores.extend(_predict_and_score(case, predictor, job))
-    evaluation = summarize(scores)
+    origins = _origins(job, cases)
+    todo = [case for case in cases if again or not _is_predicted(case, job, origins[case.id])]
+    if not todo and is_scored(job.run, job.plan, job.configuration.name, job.fold):
+        return read_evaluation(job.run.scores)
+    job.run.scores.unlink(missing_ok=True)
+    if todo:
+        _predict(todo, job, origins, progress)
+    evaluation = summarize([score for case in cases for score in _score(case, job)])
     write_evaluation(evaluation, job.run.scores)
     return evaluation
 
 
-def _predict_and_score(case: Case, predictor: ConfigurationPredictor, job: TrainingJob) -> tuple[CaseScore, ...]:
+def is_scored(run: RunPaths, plan: Plan, name: str, fold: Fold) -> bool:
+    """Whether a fold is complete: it has scores that can be trusted, and all that a cascade needs."""
+    try:
+        read_evaluation(run.scores)
+    except (ArtifactError, MissingArtifactError):
+        return False
+    return is_handed_over(run, plan, name, fold)
+
+
+def _origins(job: TrainingJob, cases: Sequence[Case]) -> dict[str, str]:
+    """Per case the digest of everything its prediction is made from, save how windows are summed."""
+    common = [file_digest(job.run.final), job.plan.labels, preprocessing_digest(job.plan, job.configuration)]
+    return {case.id: digest([*common, digest_files(_inputs(case, job))]) for case in cases}
+
+
+def _inputs(case: Case, job: TrainingJob) -> list[Path]:
     assert case.label is not None  # training cases have one
+    return [*case.images, case.label, *([job.previous[case.id]] if case.id in job.previous else [])]
+
+
+def _is_predicted(case: Case, job: TrainingJob, origin: str) -> bool:
+    return is_intact(job.run.validation, case.id, made_from=origin, files=_outputs(case, job))
+
+
+def _outputs(case: Case, job: TrainingJob) -> list[Path]:
+    """Everything that predicting a case leaves."""
+    folder, following = job.run.validation, next_stages(job.plan, job.configuration.name)
+    own = [folder / f"{case.id}{job.plan.file_ending}", folder / f"{case.id}{PROBABILITIES_ENDING}"]
+    return [*own, *(job.run.next_stage(c.data, case.id) for c in following)]
+
+
+def _predict(cases: Sequence[Case], job: TrainingJob, origins: Mapping[str, str], progress: Progress) -> None:
+    model = load_model(job.run.final, job.device)
+    predictor = ConfigurationPredictor(job.plan, [model], InferenceOptions(device=job.device))
+    started = time.perf_counter()
+    for done, case in enumerate(progress.track(cases, total=len(cases), description="predicting held-out cases")):
+        if done == 1 and job.config.time_budget is not None:
+            predictor = _within_budget(predictor, time.perf_counter() - started, len(cases), job, progress)
+        _predict_case(case, predictor, job)
+        complete(job.run.validation, case.id, made_from=origins[case.id], files=_outputs(case, job))
+
+
+def _score(case: Case, job: TrainingJob) -> tuple[CaseScore, ...]:
+    """Compare the written prediction with the reference."""
+    assert case.label is not None  # training cases have one
+    predicted = read_segmentation(job.run.validation / f"{case.id}{job.plan.file_ending}")
+    return score_case(case.id, read_segmentation(case.label).array, predicted.array, job.plan.labels)
+
+
+def _predict_case(case: Case, predictor: ConfigurationPredictor, job: TrainingJob) -> None:
     image = read_image(case.images)
     prepared = preprocess_case(case.id, image, None, job.plan, predictor.configuration)
     channels = prepared.image
@@ -78,7 +131,6 @@ def _predict_and_score(case: Case, predictor: ConfigurationPredictor, job: Train
         prediction, job.plan.labels, probabilities_path=folder / f"{case.id}{PROBABILITIES_ENDING}"
     )
     write_segmentation(folder / f"{case.id}{job.plan.file_ending}", segmentation)
-    return score_case(case.id, read_segmentation(case.label).array, segmentation.array, job.plan.labels)
 
 
 def _within_budget(

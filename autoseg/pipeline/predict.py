@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Literal
 
 from autoseg import __version__
-from autoseg.codec import digest, read_json, write_json
+from autoseg.atomic import remove_leftovers
+from autoseg.codec import digest, write_json
 from autoseg.dataset import Case, find_input, load_dataset
-from autoseg.errors import ArtifactError, AutosegError, CasesFailedError, MissingArtifactError, SettingsError
+from autoseg.errors import AutosegError, CasesFailedError, MissingArtifactError, SettingsError
 from autoseg.image import Image, read_image, write_segmentation
 from autoseg.inference.ensemble import Member
 from autoseg.inference.export import PROBABILITIES_ENDING
 from autoseg.inference.predictor import InferenceOptions
+from autoseg.lock import hold
 from autoseg.parallel import read_ahead
 from autoseg.pipeline.predictor import Predictor, choose_models
 from autoseg.plan import Plan
 from autoseg.postprocessing.components import PostprocessingStep
 from autoseg.progress import LoggingProgress, Progress
+from autoseg.receipt import begin, complete, digest_files, is_intact, standing
 from autoseg.workspace import Workspace
 
 _RECORD = "prediction.json"
@@ -147,27 +150,29 @@ def ensemble_predict(
         first_stages=choice.first_stages,
         options=choice.options,
     )
-    kept = set() if overwrite else _finished(output, cases, plan, report, probabilities=save_probabilities)
-    predictor = Predictor(choice)
-    # Written first: an interrupted run then knows that the files beside it are its own.
-    write_json(report, output / _RECORD)
-    predicted, failures = [], dict[str, str]()
-    todo = [case for case in cases if case.id not in kept]
-    images_ahead = read_ahead(_read, todo, ahead=1 if workers is None else workers)
-    for case, image in progress.track(images_ahead, total=len(todo), description="predicting"):
-        try:
-            _predict_case(case, image(), predictor, output, save_probabilities=save_probabilities)
-            predicted.append(case.id)
-        except AutosegError as error:
-            failures[case.id] = str(error)
-    report = replace(
-        report,
-        predicted=tuple(predicted),
-        kept=tuple(sorted(kept)),
-        failures=failures,
-        seconds=time.perf_counter() - started,
-    )
-    write_json(report, output / _RECORD)
+    name = f"part {part[0]} of {part[1]} of the predictions in {output}"
+    with hold(output / ".autoseg" / f"{part[0]}-of-{part[1]}.lock", name, tell=progress.message):
+        remove_leftovers(output, below=False)
+        kept = set() if overwrite else _finished(output, cases, plan, report, probabilities=save_probabilities)
+        predictor = Predictor(choice)
+        write_json(report, output / _RECORD)
+        predicted, failures = [], dict[str, str]()
+        todo = [case for case in cases if case.id not in kept]
+        images_ahead = read_ahead(_read, todo, ahead=1 if workers is None else workers)
+        for case, image in progress.track(images_ahead, total=len(todo), description="predicting"):
+            try:
+                _predict_case(case, image(), predictor, output, report, save_probabilities=save_probabilities)
+                predicted.append(case.id)
+            except AutosegError as error:
+                failures[case.id] = str(error)
+        report = replace(
+            report,
+            predicted=tuple(predicted),
+            kept=tuple(sorted(kept)),
+            failures=failures,
+            seconds=time.perf_counter() - started,
+        )
+        write_json(report, output / _RECORD)
     return report
 
 
@@ -175,10 +180,27 @@ def _read(case: Case) -> Image:
     return read_image(case.images)
 
 
-def _predict_case(case: Case, image: Image, predictor: Predictor, output: Path, *, save_probabilities: bool) -> None:
-    path = output / f"{case.id}{PROBABILITIES_ENDING}" if save_probabilities else None
+def _predict_case(
+    case: Case, image: Image, predictor: Predictor, output: Path, report: PredictionReport, *, save_probabilities: bool
+) -> None:
+    origin = _origin(case, report)
+    begin(output, case.id, made_from=origin)
+    files = _outputs(case, output, predictor.plan, probabilities=save_probabilities)
+    path = files[1] if save_probabilities else None
     segmentation = predictor.segment(image, case_id=case.id, probabilities_path=path)
-    write_segmentation(output / f"{case.id}{predictor.plan.file_ending}", segmentation)
+    write_segmentation(files[0], segmentation)
+    complete(output, case.id, made_from=origin, files=files)
+
+
+def _origin(case: Case, report: PredictionReport) -> str:
+    """Digest of everything that decides what a case's segmentation looks like."""
+    return digest([report.made_with(), digest_files(case.images)])
+
+
+def _outputs(case: Case, output: Path, plan: Plan, *, probabilities: bool) -> list[Path]:
+    """The segmentation, and the probabilities where they are wanted."""
+    endings = (plan.file_ending, *([PROBABILITIES_ENDING] if probabilities else []))
+    return [output / f"{case.id}{ending}" for ending in endings]
 
 
 def _find_input(workspace: Workspace, plan: Plan, images: Path | None) -> tuple[Case, ...]:
@@ -200,24 +222,27 @@ def _find_input(workspace: Workspace, plan: Plan, images: Path | None) -> tuple[
 def _finished(
     output: Path, cases: Sequence[Case], plan: Plan, report: PredictionReport, *, probabilities: bool
 ) -> set[str]:
-    """Cases that an earlier run with the same models and options has written.
+    """Cases that an earlier run has made from the same images with the same models and options.
 
     Raises:
-        SettingsError: When files are in the way that no prediction wrote.
+        SettingsError: When files are in the way that no prediction wrote, or that were altered since.
     """
-    there = {case.id for case in cases if (output / f"{case.id}{plan.file_ending}").is_file()}
-    if not there:
-        return set()
-    try:
-        earlier = read_json(PredictionReport, output / _RECORD)
-    except (ArtifactError, MissingArtifactError):
-        first = sorted(there)[0]
-        raise SettingsError(
-            f"{output / f'{first}{plan.file_ending}'} exists and no prediction.json says that autoseg wrote it; "
-            "give another folder with -o, or --overwrite"
-        ) from None
-    if earlier.made_with() != report.made_with():
-        return set()
-    if probabilities:
-        there = {case for case in there if (output / f"{case}{PROBABILITIES_ENDING}").is_file()}
-    return there
+    finished = set()
+    for case in cases:
+        files = _outputs(case, output, plan, probabilities=probabilities)
+        if not files[0].exists():
+            continue
+        became = standing(output, case.id)
+        if became == "absent":
+            raise SettingsError(
+                f"{files[0]} exists, and autoseg has no record of having written it; give another folder with -o, or "
+                "--overwrite"
+            )
+        if became == "altered":
+            raise SettingsError(
+                f"{files[0]} or its probabilities were altered, damaged or removed since they were predicted; give "
+                "another folder with -o to keep them, or --overwrite"
+            )
+        if is_intact(output, case.id, made_from=_origin(case, report), files=files):
+            finished.add(case.id)
+    return finished

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from autoseg.atomic import remove_leftovers
 from autoseg.check import CheckReport, check_dataset
-from autoseg.codec import digest, read_json, write_json
+from autoseg.codec import digest, is_as_written, read_json, write_json
 from autoseg.dataset import Case, Dataset, DatasetSource, load_dataset
 from autoseg.dataset.loading import remembered
 from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError
 from autoseg.fingerprint import Fingerprint
 from autoseg.hardware import planning_memory
+from autoseg.lock import hold
 from autoseg.measurement import merge
 from autoseg.parallel import WorkerPool, default_workers
 from autoseg.pipeline.checking import measure_cases, with_voxel_problems
@@ -22,10 +25,12 @@ from autoseg.pipeline.plans import merge_plans, stamp
 from autoseg.plan import Configuration, Plan
 from autoseg.planning import PLANNERS, Planner, PlannerBudget
 from autoseg.preprocessing.job import PreprocessJob, PreprocessTarget, preprocess_file
-from autoseg.preprocessing.store import is_complete
+from autoseg.preprocessing.store import is_complete, is_there
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.splits import SplitRule
 from autoseg.workspace import Workspace
+
+_PLAN_WAIT_SECONDS = 30.0  # for a train command that adds a variant at this moment
 
 
 def plan_and_preprocess(
@@ -64,18 +69,20 @@ def plan_and_preprocess(
     workers = default_workers() if workers is None else workers
     loaded = load_dataset(source)
     chosen = PLANNERS.get(planner, allow_reference=True)()  # before any work: a typo should not cost minutes
-    space = Workspace.create(folder, source.root, source=remembered(source, loaded))
-    progress.message(f"{loaded.name}: {len(loaded.training)} training cases, {', '.join(loaded.channels)}")
-    memory = planning_memory(gpu_memory_gb)
-    budget = PlannerBudget(gpu_memory_gb=memory.gigabytes, gpu_memory_source=memory.source, spacing=spacing)
-    with WorkerPool(min(workers, len(loaded.training))) as pool:
-        fingerprint = _check_and_measure(loaded, space, pool, progress)
-        plan = _plan(loaded, space, fingerprint, chosen, budget, progress)
-        folds = settle_folds(loaded, space, split, {case.id: case.labels for case in fingerprint.cases}, progress)
-        Workspace.create(folder, source.root, folds=split)  # only now: a rule that was refused is not remembered
-        progress.message(f"{len(folds)} folds: {space.splits_path}")
-        wanted = [plan.configuration(name) for name in configurations] if configurations else plan.configurations
-        _preprocess(loaded, space, plan, wanted, pool, progress)
+    with hold(Workspace(folder).preparation_lock, f"the preparation of {folder}", tell=progress.message):
+        remove_leftovers(folder)
+        space = Workspace.create(folder, source.root, source=remembered(source, loaded))
+        progress.message(f"{loaded.name}: {len(loaded.training)} training cases, {', '.join(loaded.channels)}")
+        memory = planning_memory(gpu_memory_gb)
+        budget = PlannerBudget(gpu_memory_gb=memory.gigabytes, gpu_memory_source=memory.source, spacing=spacing)
+        with WorkerPool(min(workers, len(loaded.training))) as pool:
+            fingerprint = _check_and_measure(loaded, space, pool, progress)
+            plan = _plan(loaded, space, fingerprint, chosen, budget, progress)
+            folds = settle_folds(loaded, space, split, {case.id: case.labels for case in fingerprint.cases}, progress)
+            Workspace.create(folder, source.root, folds=split)  # only now: a rule that was refused is not remembered
+            progress.message(f"{len(folds)} folds: {space.splits_path}")
+            wanted = [plan.configuration(name) for name in configurations] if configurations else plan.configurations
+            _preprocess(loaded, space, plan, wanted, pool, progress)
     return space
 
 
@@ -103,7 +110,7 @@ def _check_and_measure(dataset: Dataset, space: Workspace, pool: WorkerPool, pro
         DatasetError: When there are errors; all are told before.
     """
     source = digest([dataset.labels.values, dataset.labels.ignore_value, *map(case_digest, dataset.training)])
-    known = read_json(Fingerprint, space.fingerprint_path) if space.fingerprint_path.is_file() else None
+    known = _known_fingerprint(space, progress)
     if known is None or known.source != source:
         pool.start(["autoseg.measurement", "autoseg.preprocessing.job"])  # while the headers are read here
     report = check_dataset(dataset)
@@ -123,6 +130,17 @@ def _check_and_measure(dataset: Dataset, space: Workspace, pool: WorkerPool, pro
     fingerprint = replace(merge(measurements, orientation=report.majority_orientation), source=source)
     write_json(fingerprint, space.fingerprint_path)
     return fingerprint
+
+
+def _known_fingerprint(space: Workspace, progress: Progress) -> Fingerprint | None:
+    """What was measured before; None where nothing was, or where the file cannot be trusted."""
+    try:
+        return read_json(Fingerprint, space.fingerprint_path)
+    except MissingArtifactError:
+        return None
+    except ArtifactError as error:
+        progress.message(f"measuring again: {error}")
+        return None
 
 
 def _tell(report: CheckReport, progress: Progress) -> None:
@@ -151,15 +169,23 @@ def _plan(
 ) -> Plan:
     """Plan, and bring the result into the plan that may be there."""
     plan = stamp(keep_sides_apart(planner.plan(dataset, fingerprint, budget)), fingerprint, budget)
+    with hold(space.plan_lock, str(space.plan_path), wait=_PLAN_WAIT_SECONDS, tell=progress.message):
+        plan = _merge_with_known(plan, space, progress)
+        write_json(plan, space.plan_path)
+    progress.message(f"planned for {plan.gpu_memory_gb:g} GB ({plan.gpu_memory_source}): {space.plan_path}")
+    return plan
+
+
+def _merge_with_known(plan: Plan, space: Workspace, progress: Progress) -> Plan:
     if space.plan_path.is_file():
         known = space.load_plan()
+        if not is_as_written(space.plan_path):
+            progress.message(f"{space.plan_path} was edited since autoseg wrote it; the edits stay where they can")
         trained = [name for name in known.configuration_names if space.run_record_path(name).is_file()]
         merged = merge_plans(known, plan, trained=trained)
         plan = merged.plan
         for message in merged.messages:
             progress.message(message)
-    write_json(plan, space.plan_path)
-    progress.message(f"planned for {plan.gpu_memory_gb:g} GB ({plan.gpu_memory_source}): {space.plan_path}")
     return plan
 
 
@@ -174,7 +200,7 @@ def _preprocess(
     """Preprocess what is missing or made from something else; a case is read once for all configurations."""
     by_folder = {c.data: c for c in reversed(configurations)}
     made_from = {data: preprocessing_digest(plan, c) for data, c in reversed(by_folder.items())}
-    jobs = []
+    jobs, replaced = [], set[str]()
     for case in dataset.training:
         of_case = case_digest(case)
         targets = tuple(
@@ -186,13 +212,31 @@ def _preprocess(
         missing = tuple(t for t in targets if not is_complete(t.folder, case.id, t.digest))
         if missing:
             jobs.append(PreprocessJob(case=case, plan=plan, targets=missing))
+            replaced |= {t.configuration.data for t in missing if is_there(t.folder, case.id)}
     names = ", ".join(made_from)
     if not jobs:
         progress.message(f"{names}: all {len(dataset.training)} cases are preprocessed")
         return
-    done = pool.map(preprocess_file, jobs, label=lambda job: job.case.id)
-    for _ in progress.track(done, total=len(jobs), description=f"preprocessing {names}"):
-        pass
+    with _keep_training_away(space, plan, replaced, progress):
+        done = pool.map(preprocess_file, jobs, label=lambda job: job.case.id)
+        for _ in progress.track(done, total=len(jobs), description=f"preprocessing {names}"):
+            pass
+
+
+@contextmanager
+def _keep_training_away(space: Workspace, plan: Plan, data: Collection[str], progress: Progress) -> Iterator[None]:
+    """Hold the folds that read cases which are replaced: one that trained on would see half of each.
+
+    Raises:
+        LockedError: When one of them is being trained.
+    """
+    with ExitStack() as held:
+        for configuration in plan.configurations:
+            if configuration.data in data:
+                for lock in sorted(space.results_dir(configuration.name).glob("fold*/.lock")):
+                    what = f"{configuration.name} {lock.parent.name}, whose preprocessed cases have to be replaced,"
+                    held.enter_context(hold(lock, what, tell=progress.message))
+        yield
 
 
 def preprocessing_digest(plan: Plan, configuration: Configuration) -> str:

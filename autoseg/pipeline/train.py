@@ -6,21 +6,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autoseg.atomic import remove_leftovers
 from autoseg.codec import write_json
 from autoseg.dataset import load_dataset
 from autoseg.device import choose_device, loader_workers
-from autoseg.errors import MissingArtifactError, SettingsError
+from autoseg.errors import LockedError, MissingArtifactError, SettingsError
+from autoseg.lock import hold
 from autoseg.networks.transfer import PretrainedWeights
-from autoseg.pipeline.cascade import find_previous, is_handed_over
+from autoseg.pipeline.cascade import find_previous
 from autoseg.pipeline.case_weights import weigh_cases
-from autoseg.pipeline.held_out import predict_held_out
+from autoseg.pipeline.held_out import is_scored, predict_held_out
 from autoseg.plan import Configuration, Plan
-from autoseg.preprocessing.store import CaseStore
+from autoseg.preprocessing.store import CaseStore, verify_cases
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.splits import Fold, FoldName, fold_dir_name, parse_fold, read_splits
 from autoseg.training import TRAINERS, RunRecord, TrainingJob
 from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
+
+_PLAN_WAIT_SECONDS = 30.0  # for another command that changes plan.json at this moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,18 +114,28 @@ def train(
             f"{planned.name} {fold_dir_name(fold_name)} has no final checkpoint to validate. "
             f"Train it first: autoseg train {planned.name} {fold_dir_name(fold_name)}"
         )
-    trainer = TRAINERS.get(config.trainer, allow_reference=True)()
+    with hold(job.run.lock, f"{planned.name} {fold_dir_name(fold_name)}", tell=progress.message):
+        return _train_and_score(workspace, job, progress, score=fold_name != "all", again=validate_only)
+
+
+def _train_and_score(
+    workspace: Workspace, job: TrainingJob, progress: Progress, *, score: bool, again: bool
+) -> TrainingReport:
+    remove_leftovers(job.run.root)
+    if not job.run.final.is_file():
+        verify_cases(job.preprocessed_dir, [*job.fold.train, *job.fold.val])
+    trainer = TRAINERS.get(job.config.trainer, allow_reference=True)()
     fitted = trainer.fit(job, progress)
     scores: dict[str, float | None] = {}
     mean: float | None = None
-    if fold_name != "all":
+    if score:
         dataset = load_dataset(workspace.dataset_source)
-        evaluation = predict_held_out(job, dataset, progress, again=validate_only)
+        evaluation = predict_held_out(job, dataset, progress, again=again)
         scores = {name: metrics.get("dice") for name, metrics in evaluation.labels.items()}
         mean = evaluation.mean.get("dice")
     return TrainingReport(
-        configuration=planned.name,
-        fold=fold_dir_name(fold_name),
+        configuration=job.configuration.name,
+        fold=job.fold_name,
         iterations=fitted.iterations,
         seconds=fitted.seconds,
         dice=scores,
@@ -174,20 +188,23 @@ def train_missing(
         stored = name if variant is None else f"{name}@{variant}"
         for fold, cases in enumerate(folds):
             run = workspace.run(stored, fold)
-            if run.scores.is_file() and is_handed_over(run, plan, stored, cases):
+            if is_scored(run, plan, stored, cases):
                 continue
             progress.message(f"training {stored} fold{fold}")
-            yield train(
-                workspace,
-                name,
-                fold,
-                config=config,
-                variant=variant,
-                device=device,
-                workers=workers,
-                pretrained=pretrained,
-                progress=progress,
-            )
+            try:
+                yield train(
+                    workspace,
+                    name,
+                    fold,
+                    config=config,
+                    variant=variant,
+                    device=device,
+                    workers=workers,
+                    pretrained=pretrained,
+                    progress=progress,
+                )
+            except LockedError as error:
+                progress.message(f"{stored} fold{fold} is left to whoever works on it: {error}")
 
 
 def trainable(plan: Plan) -> tuple[str, ...]:
@@ -217,9 +234,14 @@ def _cases_of(fold: FoldName, folds: Sequence[Fold]) -> Fold:
 
 def _with_variant(workspace: Workspace, plan: Plan, name: str, variant: str | None) -> Configuration:
     """The planned configuration; a new variant is added to plan.json, so that everything later finds it by name."""
-    planned = plan.configuration(name)
     if variant is None:
-        return planned
+        return plan.configuration(name)
+    with hold(workspace.plan_lock, str(workspace.plan_path), wait=_PLAN_WAIT_SECONDS):
+        return _added_variant(workspace, workspace.load_plan(), name, variant)
+
+
+def _added_variant(workspace: Workspace, plan: Plan, name: str, variant: str) -> Configuration:
+    planned = plan.configuration(name)
     if not variant.replace("_", "").replace("-", "").isalnum():
         raise SettingsError(f"--as {variant}: a name of letters, digits, - and _ is needed")
     stored_name = f"{name}@{variant}"

@@ -6,26 +6,29 @@ A case is four files: ``<case>.image.b2nd`` and ``<case>.segmentation.b2nd`` (bl
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import blosc2
 import numpy as np
 
-from autoseg.atomic import atomic_path
+from autoseg.atomic import atomic_path, file_digest
 from autoseg.codec import read_json, write_json
 from autoseg.errors import ArtifactError, MissingArtifactError
 from autoseg.geometry import BoundingBox
+from autoseg.parallel import read_ahead
 from autoseg.preprocessing.case import CaseTrace, PreprocessedCase
 
 SCHEMA_VERSION = 1
 _IMAGE, _SEGMENTATION, _FOREGROUND, _RECORD = ".image.b2nd", ".segmentation.b2nd", ".foreground.npy", ".json"
 _BLOCK_BYTES = 128 * 2**10  # what is decompressed at once: fits a processor's cache
 _CHUNK_BYTES = 4 * 2**20  # what lies together in the file
-_REMEDY = "delete it and run: autoseg plan-and-preprocess"
+_READERS = 4  # files that are verified at a time
+_REMEDY = "make it again: autoseg plan-and-preprocess"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,7 @@ class StoredCaseRecord:
         has_segmentation: Whether labels are stored.
         num_positions: Foreground positions per target.
         file_sizes: Bytes of each other file by its ending.
+        file_digests: SHA-256 of each other file by its ending.
         trace: How to get back to the stored grid.
     """
 
@@ -48,6 +52,7 @@ class StoredCaseRecord:
     num_positions: tuple[int, ...]
     file_sizes: dict[str, int]
     trace: CaseTrace
+    file_digests: dict[str, str] = field(default_factory=dict)
 
 
 def write_case(case: PreprocessedCase, folder: Path, *, patch_size: Sequence[int], digest: str = "") -> None:
@@ -69,26 +74,56 @@ def write_case(case: PreprocessedCase, folder: Path, *, patch_size: Sequence[int
     foreground_path = folder / f"{case.id}{_FOREGROUND}"
     with atomic_path(foreground_path) as temporary:
         np.save(temporary, np.concatenate([np.empty((0, ndim), dtype=np.int32), *case.foreground]))
+    parts = {path.name.removeprefix(case.id): path for path in (*written, foreground_path)}
     record = StoredCaseRecord(
         digest=digest,
         image_shape=case.image.shape,
         has_segmentation=case.segmentation is not None,
         num_positions=tuple(len(positions) for positions in case.foreground),
-        file_sizes={p.name.removeprefix(case.id): p.stat().st_size for p in [*written, foreground_path]},
+        file_sizes={ending: path.stat().st_size for ending, path in parts.items()},
+        file_digests={ending: file_digest(path) for ending, path in parts.items()},
         trace=case.trace,
     )
     write_json(record, record_path)
 
 
 def is_complete(folder: Path, case_id: str, digest: str) -> bool:
-    """Whether a case is there in full and was made from what ``digest`` stands for."""
-    path = folder / f"{case_id}{_RECORD}"
+    """Whether a case is there in full, unaltered, and was made from what ``digest`` stands for."""
     try:
-        record = read_json(StoredCaseRecord, path)
-        _check_sizes(path, record)
+        record = read_json(StoredCaseRecord, folder / f"{case_id}{_RECORD}")
+        if record.digest != digest:
+            return False
+        verify_case(folder, case_id)
     except (ArtifactError, MissingArtifactError):
         return False
-    return record.digest == digest
+    return True
+
+
+def is_there(folder: Path, case_id: str) -> bool:
+    """Whether something calls itself this case, complete or not."""
+    return (folder / f"{case_id}{_RECORD}").is_file()
+
+
+def verify_case(folder: Path, case_id: str) -> None:
+    """Read a case's files and compare them with what was written: a compressed array does not notice a flipped bit.
+
+    Raises:
+        MissingArtifactError: When there is no such case.
+        ArtifactError: When a file is missing, truncated or altered; names it.
+    """
+    path = folder / f"{case_id}{_RECORD}"
+    record = read_json(StoredCaseRecord, path)
+    _check_sizes(path, record)
+    for ending, expected in record.file_digests.items():
+        part = folder / f"{case_id}{ending}"
+        if file_digest(part) != expected:
+            raise ArtifactError(f"{part} was altered or damaged since it was written; {_REMEDY}")
+
+
+def verify_cases(folder: Path, case_ids: Sequence[str]) -> None:
+    """Verify many cases, several at a time; see :func:`verify_case`."""
+    for _, done in read_ahead(functools.partial(verify_case, folder), case_ids, ahead=_READERS):
+        done()
 
 
 class CaseStore:

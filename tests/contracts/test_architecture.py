@@ -23,14 +23,14 @@ LAYERS = (
     ("preprocessing", "augmentation", "networks", "losses", "evaluation", "postprocessing", "measurement"),
     (
         *("fingerprint", "plan", "splits", "dataset", "check", "workspace", "parallel", "registry", "progress"),
-        *("synthetic", "figures", "history", "hardware", "device"),
+        *("synthetic", "figures", "history", "hardware", "device", "lock", "receipt", "memory", "workers"),
     ),
     ("geometry", "labels", "image", "nifti", "codec", "assignments", "atomic", "errors"),
 )
 LAYER_OF = {f"autoseg.{name}": depth for depth, names in enumerate(LAYERS) for name in names}
 # A third-party package -> the modules that may import it, as prefixes.
 CONFINED = {
-    "SimpleITK": ("autoseg.image", "autoseg.preprocessing", "autoseg.parallel"),
+    "SimpleITK": ("autoseg.image", "autoseg.preprocessing", "autoseg.workers"),
     "torch": (
         *("autoseg.augmentation", "autoseg.data", "autoseg.networks", "autoseg.losses", "autoseg.inference"),
         *("autoseg.device", "autoseg.interop", "autoseg.trainers"),
@@ -39,7 +39,7 @@ CONFINED = {
     "typer": ("autoseg.cli",),
     "rich": ("autoseg.cli",),
 }
-PROCESSES = ("autoseg.parallel", "autoseg.data.loading")
+PROCESSES = ("autoseg.parallel", "autoseg.workers", "autoseg.data.loading")
 THREADS = {"Future", "ThreadPoolExecutor"}  # of concurrent.futures; threads are no worker processes
 PICKLE_WRITER = "autoseg.interop.nnunet_properties"  # nnU-Net keeps the properties of a case in a pickle
 PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

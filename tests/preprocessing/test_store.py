@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from autoseg.errors import ArtifactError, MissingArtifactError
 from autoseg.geometry import BoundingBox, Geometry
 from autoseg.preprocessing import store as store_module
 from autoseg.preprocessing.case import CaseTrace, PreprocessedCase
-from autoseg.preprocessing.store import CaseStore, is_complete, storage_blocks, write_case
+from autoseg.preprocessing.store import CaseStore, is_complete, storage_blocks, verify_case, write_case
 
 MakePreprocessed = Callable[..., PreprocessedCase]
 
@@ -182,11 +183,29 @@ def test_arrays_of_another_case_are_noticed(tmp_path: Path) -> None:
         CaseStore(tmp_path).open("a").read_image(BoundingBox.whole((8, 8, 8)))
 
 
+def test_a_flipped_bit_is_seen_when_the_case_is_verified(tmp_path: Path) -> None:
+    """Patches that are read afterwards need not be compared again: training begins with this."""
+    write_case(make_preprocessed("a", (8, 8, 8)), tmp_path, patch_size=(8, 8, 8), digest="source")
+    verify_case(tmp_path, "a")
+    for path in sorted(tmp_path.glob("a.*")):
+        original = path.read_bytes()
+        for position in (len(original) // 3, len(original) - 2):
+            altered = bytearray(original)
+            altered[position] ^= 1
+            path.write_bytes(altered)
+            assert not is_complete(tmp_path, "a", "source"), (path, position)
+            with pytest.raises(ArtifactError, match=re.escape(path.name)):
+                verify_case(tmp_path, "a")
+        path.write_bytes(original)
+    assert is_complete(tmp_path, "a", "source")
+
+
 def _with_size(record: str, size: int) -> str:
     import json
 
     data = json.loads(record)
     data["file_sizes"][".image.b2nd"] = size
+    del data["sha256"]
     return json.dumps(data)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from autoseg.errors import ArtifactError, TrainingError
 from autoseg.history import read_rows
-from autoseg.inference.model import read_checkpoint
+from autoseg.inference.model import read_checkpoint, write_checkpoint
 from autoseg.pipeline.train import train
 from autoseg.progress import LoggingProgress
 from autoseg.training_config import TrainingConfig
@@ -110,9 +110,9 @@ def test_a_loss_that_is_not_a_number_names_the_cases_and_keeps_the_checkpoint(wo
     with pytest.raises(KeyboardInterrupt):
         train(workspace, "3d_fullres", 0, config=SHORT, device="cpu", workers=0, progress=InterruptAfter(0))
     last = workspace.run("3d_fullres", 0).last
-    checkpoint = torch.load(last, weights_only=True)
-    next(iter(checkpoint["weights"].values())).fill_(np.nan)
-    torch.save(checkpoint, last)
+    checkpoint = read_checkpoint(last)
+    next(iter(checkpoint.weights.values())).fill_(np.nan)
+    write_checkpoint(last, record=checkpoint.record, weights=checkpoint.weights, training=checkpoint.training)
     before = last.read_bytes()
     with pytest.raises(TrainingError, match=r"loss became nan in iteration 4 on a batch of case\d\d"):
         train(workspace, "3d_fullres", 0, config=SHORT, device="cpu", workers=0)

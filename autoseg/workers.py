@@ -1,0 +1,192 @@
+"""Worker processes: how they start, what they answer, how they end; :mod:`autoseg.parallel` gives them work.
+
+Processes are spawned, not forked: a fork would copy the locks of SimpleITK and BLAS in whatever state they are. Each
+has a pipe of its own and works on one task at a time, so that it is known what a process was at when it died.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from autoseg.errors import AutosegError, WorkerError
+from autoseg.memory import in_gigabytes, own_peak, process_memory
+
+END_SECONDS = 2.0
+"""Between asking a process to end and making it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warmup:
+    """Modules to import while there is nothing else to do."""
+
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One job of a round, by its place there."""
+
+    round: int
+    index: int
+    work: Callable[[Any], Any]
+    job: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Result or failure of a task; failures travel as values so that their traceback text survives."""
+
+    peak: int = 0
+    result: Any = None
+    error: AutosegError | None = None
+    is_out_of_memory: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A process, its pipe, and what it is at."""
+
+    process: BaseProcess
+    pipe: Connection
+    task: Task | Warmup | None = None
+    peak: int = 0
+    has_answered: bool = False
+
+    @classmethod
+    def spawn(cls) -> Worker:
+        """Start a process."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        with interrupts_blocked():
+            process.start()
+        theirs.close()
+        return cls(process=process, pipe=ours)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a task."""
+        return self.task is None
+
+    def give(self, task: Task | Warmup) -> None:
+        """Send a task; what pickling raises is raised before anything is sent."""
+        message = ForkingPickler.dumps(task)
+        self.task = task
+        self.pipe.send_bytes(message)
+
+    def look(self) -> None:
+        """Note how much memory the process has taken so far: once it is dead, nobody can tell."""
+        if self.process.pid is not None and (memory := process_memory(self.process.pid)):
+            self.peak = max(self.peak, memory.peak)
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Keep Ctrl-C back while a process starts: the child inherits that, and leaves interrupts to its parent.
+
+    The terminal sends it to all processes, and a child that is importing would answer with a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def how_it_ended(exit_code: int | None, peak: int) -> str:
+    """The end of a process in words.
+
+    Example:
+        >>> how_it_ended(-9, 7_800_000_000)
+        'was killed by SIGKILL at 7.8 GB: out of memory?'
+    """
+    used = f" at {in_gigabytes(peak)}" if peak else ""
+    if exit_code is None or exit_code >= 0:
+        return f"ended with exit code {exit_code}{used}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    return f"was killed by {name}{used}{': out of memory?' if exit_code == -signal.SIGKILL else ''}"
+
+
+def end_workers(workers: Sequence[Worker]) -> None:
+    """End processes at once, whatever they are at; what they leave half-written has names that nobody trusts."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(END_SECONDS)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        worker.pipe.close()
+
+
+def _serve(pipe: Connection) -> None:
+    """What a worker process does: one task after the other, until its parent is gone."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _use_one_thread()
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        except Exception as error:  # noqa: BLE001 - the job cannot be rebuilt here
+            pipe.send(Outcome(error=WorkerError(f"cannot travel between processes: {error}")))
+            continue
+        try:
+            pipe.send_bytes(ForkingPickler.dumps(_answer(task)))
+        except OSError:  # nobody listens any more
+            return
+        except Exception as error:  # noqa: BLE001 - the result cannot be pickled
+            pipe.send(Outcome(error=WorkerError(f"cannot travel between processes: {error}")))
+
+
+def _answer(task: Task | Warmup) -> Outcome:
+    if isinstance(task, Warmup):
+        for module in task.modules:
+            importlib.import_module(module)
+        return Outcome()
+    try:
+        return Outcome(result=task.work(task.job), peak=own_peak())
+    except AutosegError as error:
+        return Outcome(error=error, peak=own_peak())
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the parent must be able to name the case
+        details = traceback.format_exc()
+        summary = f"failed in a worker: {details.strip().splitlines()[-1]} (peak memory {in_gigabytes(own_peak())})"
+        return Outcome(
+            peak=own_peak(),
+            error=WorkerError(summary, details=details),
+            is_out_of_memory=isinstance(error, MemoryError),
+        )
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _use_one_thread() -> None:
+    """Parallelism comes from processes: threads inside each would only fight over the same cores."""
+    import SimpleITK as sitk
+    from threadpoolctl import threadpool_limits
+
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    threadpool_limits(1)

@@ -1,0 +1,111 @@
+"""Locks between real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from autoseg.errors import LockedError, SettingsError
+from autoseg.lock import hold, holder
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from autoseg.lock import hold
+with hold(Path(sys.argv[1]), "it", lease_seconds=float(sys.argv[2])):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+@contextmanager
+def held_elsewhere(path: Path, *, lease_seconds: float = 60.0) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLDING, str(path), str(lease_seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_lock_is_a_file_that_goes_with_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "fold.lock"
+    with hold(path, "fold0"):
+        assert holder(path) is not None
+        assert f"process {os.getpid()} on " in str(holder(path))
+    assert not path.exists()
+    assert holder(path) is None
+    with hold(path, "fold0"):
+        pass
+
+
+def test_a_second_process_is_told_who_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "fold.lock"
+    with held_elsewhere(path) as process:
+        used = rf"^fold0 of 2d is in use by process {process.pid} on \S+\. Wait"
+        with pytest.raises(LockedError, match=used), hold(path, "fold0 of 2d"):
+            pytest.fail("held twice")
+        assert path.exists()
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "fold.lock"
+    with held_elsewhere(path) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert path.exists()
+        with hold(path, "fold0"):
+            assert f"process {os.getpid()} on " in str(holder(path))
+
+
+def test_a_lock_of_another_host_is_taken_over_when_nobody_touches_it(tmp_path: Path) -> None:
+    """Its process cannot be seen, so it is watched; one whose number lives here by chance is no proof of life."""
+    path, told = tmp_path / "fold.lock", list[str]()
+    with held_elsewhere(path, lease_seconds=1.0) as process:
+        text = path.read_text(encoding="utf-8")
+        process.kill()
+        process.wait()
+    foreign = re.sub(r"host=.+", "host=elsewhere", re.sub(r"pid=\d+", f"pid={os.getpid()}", text))
+    assert "host=elsewhere" in foreign
+    path.write_text(foreign, encoding="utf-8")
+    with hold(path, "fold0", tell=told.append, lease_seconds=1.0):
+        assert f"process {os.getpid()} on " in str(holder(path))
+    assert told == [
+        f"fold0 is locked by process {os.getpid()} on elsewhere, which cannot be seen from here; waiting whether it is "
+        "alive"
+    ]
+
+
+def test_a_living_holder_can_be_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "plan.lock"
+    code = HOLDING.replace("time.sleep(100)", "time.sleep(0.3)")
+    with subprocess.Popen([sys.executable, "-c", code, str(path), "60"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with hold(path, "plan.json", wait=60.0):
+            assert f"process {os.getpid()} on " in str(holder(path))
+
+
+def test_a_damaged_lock_file_is_no_lock_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "fold.lock"
+    path.write_bytes(b"\x00" * 40)
+    os.utime(path, (1, 1))
+    with hold(path, "fold0"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to, root included")
+def test_a_folder_that_cannot_be_written_to_is_named() -> None:
+    refused = pytest.raises(SettingsError, match=r"^/proc/self/autoseg cannot be written to: ")
+    with refused, hold(Path("/proc/self/autoseg/x.lock"), "fold0"):
+        pytest.fail("held")
