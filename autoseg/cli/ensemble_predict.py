@@ -27,6 +27,20 @@ Accumulation = Annotated[
     typer.Option("--accumulation", help="Type that sums windows.", show_default="the plan's"),
 ]
 
+Augmentation = Annotated[
+    Literal["none", "mirrors", "turns", "six"],
+    typer.Option("--tta", help="Views that are averaged: mirrored as in training; also turned; or six of a slice."),
+]
+MaxMemory = Annotated[
+    float | None,
+    typer.Option(
+        "--max-memory", min=0.5, metavar="GB", help="Memory to take; sums that do not fit go to scratch files."
+    ),
+]
+Scratch = Annotated[
+    Path | None, typer.Option("--scratch", metavar="DIR", help="Folder of scratch files.", show_default="the system's")
+]
+
 
 @command("ensemble-predict")
 def ensemble_predict(
@@ -38,6 +52,9 @@ def ensemble_predict(
     checkpoint: Annotated[Literal["best", "final"], typer.Option(help="Which weights predict.")] = "final",
     step: Annotated[float, typer.Option(min=0.05, max=1.0, help="Window step as a share of the patch.")] = 0.5,
     accumulation: Accumulation = None,
+    tta: Augmentation = "mirrors",
+    max_memory: MaxMemory = None,
+    scratch: Scratch = None,
     part: Annotated[str, typer.Option(metavar="I/N", help="The I-th of N parts of the cases, from 0.")] = "0/1",
     device: Device = "auto",
     workers: Workers = None,
@@ -54,7 +71,13 @@ def ensemble_predict(
     from autoseg.inference.predictor import InferenceOptions
     from autoseg.pipeline.predict import ensemble_predict as predict
 
-    options = InferenceOptions(step=step, mirroring=not no_mirroring, accumulation=accumulation)
+    options = InferenceOptions(
+        step=step,
+        augmentation="none" if no_mirroring else tta,
+        accumulation=accumulation,
+        max_memory_gb=max_memory,
+        scratch=None if scratch is None else str(scratch),
+    )
     report = predict(
         found,
         input_dir,

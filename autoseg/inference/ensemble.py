@@ -107,6 +107,7 @@ def combine(predictions: Sequence[Prediction], weights: Sequence[float]) -> Pred
     """
 
     def mean_slabs() -> Iterator[tuple[slice, np.ndarray]]:
+        # Here the probabilities of every member lie side by side, for what looks at their disagreement.
         for slabs in zip(*(p.slabs for p in predictions), strict=True):
             part = slabs[0][0]
             if any(other != part for other, _ in slabs):
@@ -114,4 +115,6 @@ def combine(predictions: Sequence[Prediction], weights: Sequence[float]) -> Pred
             yield part, average_probabilities((slab for _, slab in slabs), weights)
 
     first = predictions[0]
-    return Prediction(case_id=first.case_id, geometry=first.geometry, slabs=mean_slabs())
+    if any(other.axis != first.axis for other in predictions):
+        raise SettingsError(f"predictions of {first.case_id} are cut into slabs along different axes")
+    return Prediction(case_id=first.case_id, geometry=first.geometry, slabs=mean_slabs(), axis=first.axis)

@@ -1,8 +1,8 @@
-"""From an image to probabilities on its own grid, with the models of one configuration."""
+"""From an image to logits and probabilities on its own grid, slab by slab, with the models of one configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,15 +12,18 @@ import torch
 
 from autoseg.errors import DatasetError, SettingsError
 from autoseg.image import Image, Segmentation
+from autoseg.inference.export import Prediction, slab_thickness
+from autoseg.inference.memory import Forecast, WorkingMemory, bytes_of, forecast, working_memory
 from autoseg.inference.model import Arithmetic, TrainedModel
-from autoseg.inference.sliding_window import Network, choose_batch_size, sliding_window
+from autoseg.inference.sliding_window import Network, Tiling, window_slabs
+from autoseg.inference.views import TestTimeAugmentation, views_of
 from autoseg.labels import LabelScheme
 from autoseg.plan import Accumulation, Configuration, Plan
-from autoseg.preprocessing.case import CaseTrace, preprocess_case, restore
+from autoseg.preprocessing.case import CaseTrace, preprocess_case
 from autoseg.preprocessing.previous_stage import indicators
+from autoseg.preprocessing.restoring import SlabAxis, restore_slabs
 
 _CERTAIN = 1e4  # a logit whose exponential against its negative is exactly 1 or 0, and that float16 can hold
-_SLAB = 1 << 24  # values turned into probabilities at once
 _TORCH_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -30,33 +33,44 @@ class InferenceOptions:
 
     Args:
         step: Largest distance of neighbouring tiles as a share of the tile.
-        mirroring: Whether to average over mirrored tiles, along the axes that training mirrored.
+        augmentation: Views of a tile that are averaged; "mirrors" uses the axes that training mirrored.
         accumulation: Type of sums over tiles and folds; "float16" repeats nnU-Net's arithmetic, for its models. None
             takes what the plan says.
         device: torch device of the networks.
         precision: Arithmetic of the networks; "auto" is that of training, except float32 for float16 on a CPU.
         batch_size: Patches per call of a network; None chooses by patch and device.
+        max_memory_gb: Memory that the program may take; sums of logits that do not fit go to scratch files. None
+            takes a share of what is free.
+        scratch: Folder of scratch files; None takes the system's.
 
     Raises:
         ValueError: When a value is impossible.
     """
 
     step: float = 0.5
-    mirroring: bool = True
+    augmentation: TestTimeAugmentation = "mirrors"
     accumulation: Accumulation | None = None
     device: str = "cpu"
     precision: Arithmetic | Literal["auto"] = "auto"
     batch_size: int | None = None
+    max_memory_gb: float | None = None
+    scratch: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.step <= 1:
             raise ValueError(f"step must lie above 0 and not above 1, got {self.step}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
+        if self.max_memory_gb is not None and not self.max_memory_gb > 0:
+            raise ValueError(f"max_memory_gb must be positive, got {self.max_memory_gb}")
 
     def for_plan(self, plan: Plan) -> InferenceOptions:
         """These options with what they leave to the plan filled in."""
         return replace(self, accumulation=self.accumulation or plan.accumulation)
+
+    def that_decide(self) -> InferenceOptions:
+        """These options with everything at its default that changes how, not what, is predicted."""
+        return replace(self, device="cpu", batch_size=None, max_memory_gb=None, scratch=None)
 
     def arithmetic(self, trained: Arithmetic) -> Arithmetic:
         """Precision that "auto" means for a model that was trained with ``trained``."""
@@ -64,6 +78,21 @@ class InferenceOptions:
             return self.precision
         # Training in float16 needs a GPU; on a CPU float16 convolutions are emulated.
         return "float32" if trained == "float16" and torch.device(self.device).type == "cpu" else trained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedImage:
+    """An image as the networks of a configuration see it.
+
+    Args:
+        case_id: Name of the case.
+        channels: float32 (c, ...) on the preprocessed grid, those of a previous stage included.
+        trace: What was done to the image.
+    """
+
+    case_id: str
+    channels: np.ndarray
+    trace: CaseTrace
 
 
 class ConfigurationPredictor:
@@ -102,37 +131,97 @@ class ConfigurationPredictor:
         """What the outputs mean."""
         return self.models[0].record.labels
 
-    def predict(self, image: Image, *, case_id: str = "image", previous: Segmentation | None = None) -> np.ndarray:
-        """Probabilities of one image.
+    def predict(
+        self,
+        image: Image,
+        *,
+        case_id: str = "image",
+        previous: Segmentation | None = None,
+        memory: WorkingMemory | None = None,
+    ) -> Prediction:
+        """Probabilities of one image; the networks run while its slabs are read.
 
         Args:
             image: As read: (c, z, y, x) or (c, y, x), in any orientation.
             case_id: Name for errors.
             previous: Segmentation of the previous stage on the image's grid, for the second stage of a cascade.
+            memory: Where sums lie; None follows the options.
 
         Returns:
-            float32 (k, ...) on the image's grid: softmax over labels, or one sigmoid per region.
+            Softmax over labels, or one sigmoid per region, on the image's grid.
 
         Raises:
             DatasetError: When the image has other channels than the models.
-            SettingsError: When a previous stage is missing, or given where there is none.
+            SettingsError: When a previous stage is missing, or given where there is none; when memory is short.
         """
+        memory = memory or self.memory_for(image, case_id)
+        prepared = self.prepare(image, case_id=case_id, previous=previous)
+        return self.finish(self.logit_slabs(prepared.channels, memory), prepared.trace, case_id)
+
+    def prepare(self, image: Image, *, case_id: str = "image", previous: Segmentation | None = None) -> PreparedImage:
+        """Preprocess an image; arguments and errors as for :meth:`predict`. Needs no network, so it may run ahead."""
         self._check_inputs(image, case_id, previous)
         case = preprocess_case(case_id, image, previous, self.plan, self.configuration)
         channels = case.image
         if previous is not None:
             assert case.segmentation is not None  # it was given
             channels = np.concatenate([channels, indicators(case.segmentation, self.labels)])
-        return self.finish(self.logits(channels), case.trace)
+        return PreparedImage(case_id=case_id, channels=channels, trace=case.trace)
 
-    def logits(self, channels: np.ndarray) -> np.ndarray:
-        """Mean logits (k, ...) of the folds on the preprocessed grid, from all input channels (c, ...)."""
-        return predict_logits(self.models, channels, self.options)
+    def logit_slabs(self, channels: np.ndarray, memory: WorkingMemory | None = None) -> Iterator[np.ndarray]:
+        """Mean logits (k, n, ...) of the folds on the preprocessed grid, some planes at a time.
 
-    def finish(self, logits: np.ndarray, trace: CaseTrace) -> np.ndarray:
-        """Probabilities (k, ...) on the image's grid from logits on the preprocessed grid, which stay as they are."""
-        restored = restore(logits, trace, self.configuration.resampling, fill=outside_logits(self.labels))
-        return logits_to_probabilities(restored, self.labels)
+        Args:
+            channels: All input channels (c, ...).
+            memory: Where sums lie; None keeps them in memory.
+        """
+        return logit_slabs(self.models, channels, self.options, memory)
+
+    def finish(self, logits: Iterator[np.ndarray], trace: CaseTrace, case_id: str) -> Prediction:
+        """Probabilities on the image's grid from logits on the preprocessed grid."""
+        placed = SlabAxis.of(trace)
+        labels, orders = self.labels, self.configuration.resampling
+        grid = trace.geometry.shape
+
+        def slabs() -> Iterator[tuple[slice, np.ndarray]]:
+            thickness = slab_thickness(labels.num_outputs, grid, placed.axis)
+            for part, slab in restore_slabs(logits, trace, orders, fill=outside_logits(labels), thickness=thickness):
+                yield part, logits_to_probabilities(slab, labels)
+
+        return Prediction(case_id=case_id, geometry=trace.geometry, slabs=slabs(), axis=placed.axis)
+
+    def memory_for(self, image: Image, case_id: str = "image") -> WorkingMemory:
+        """Where the sums of an image's logits lie, by the options.
+
+        Raises:
+            SettingsError: When neither memory nor disk suffices.
+        """
+        return working_memory(
+            [self.forecast(image)],
+            bytes_of(image),
+            max_memory_gb=self.options.max_memory_gb,
+            scratch=self.options.scratch,
+            case_id=case_id,
+        )
+
+    def forecast(self, image: Image) -> Forecast:
+        """What the prediction of an image will need."""
+        return self.forecast_grid(image.geometry.shape, image.geometry.spacing)
+
+    def forecast_grid(self, shape: Sequence[int], spacing: Sequence[float]) -> Forecast:
+        """What the prediction of an image (axes as stored) will need."""
+        record = self.models[0].record
+        order = self.plan.transpose
+        return forecast(
+            self.configuration,
+            tuple(shape[axis] for axis in order),
+            tuple(spacing[axis] for axis in order),
+            num_channels=record.num_channels,
+            num_outputs=record.labels.num_outputs,
+            tiling=_tiling(record.configuration, record.mirror_axes, self.options),
+            copies_of_sums=len(_summed_apart(self.models, self.options)),
+            device=self.options.device,
+        )
 
     def _check_inputs(self, image: Image, case_id: str, previous: Segmentation | None) -> None:
         expected = len(self.plan.channels)
@@ -146,29 +235,34 @@ class ConfigurationPredictor:
             raise SettingsError(f"{self.configuration.name} takes no previous segmentation, one was given")
 
 
-def predict_logits(models: Sequence[TrainedModel], image: np.ndarray, options: InferenceOptions) -> np.ndarray:
+def logit_slabs(
+    models: Sequence[TrainedModel], image: np.ndarray, options: InferenceOptions, memory: WorkingMemory | None = None
+) -> Iterator[np.ndarray]:
     """Average the logits of several models of one configuration over a preprocessed image.
 
     Args:
         models: Trained folds.
         image: Preprocessed float32 (c, ...), channels of a previous stage included.
         options: How to predict.
+        memory: Where sums lie; None keeps them in memory.
 
-    Returns:
-        Logits (k, ...) on the same grid in the type of ``options.accumulation``, float32 where it says nothing.
+    Yields:
+        Logits (k, n, ...) of consecutive planes of the same grid, in the type of ``options.accumulation``, float32
+        where it says nothing.
 
     Raises:
         SettingsError: When there is no model, or float16 sums overflow.
         ArtifactError: When a network's outputs are not finite.
     """
-    if not models:
-        raise SettingsError("a prediction needs at least one trained model")
-    with torch.inference_mode():
-        total = _model_logits(models[0], image, options)
-        for model in models[1:]:
-            total += _model_logits(model, image, options)
-        total /= len(models)
-    return total.numpy()
+    groups = _summed_apart(models, options)
+    streams = [_model_slabs(group, image, options, memory) for group in groups]
+    for slabs in zip(*streams, strict=True):
+        total = slabs[0]
+        for slab in slabs[1:]:
+            total += slab
+        if len(groups) > 1:
+            total /= len(groups)
+        yield total
 
 
 def outside_logits(labels: LabelScheme) -> tuple[float, ...]:
@@ -179,37 +273,84 @@ def outside_logits(labels: LabelScheme) -> tuple[float, ...]:
 
 
 def logits_to_probabilities(logits: np.ndarray, labels: LabelScheme) -> np.ndarray:
-    """Softmax over labels or sigmoid per region, in float32, a slab at a time.
+    """Softmax over labels or sigmoid per region, in float32.
 
     Args:
-        logits: (k, ...); overwritten when it is float32 already, because it may fill half of the memory.
+        logits: (k, ...); not modified.
         labels: Decides between the two.
     """
-    probabilities = logits if logits.dtype == np.float32 and logits.flags.writeable else logits.astype(np.float32)
-    thickness = max(1, _SLAB // (probabilities.size // probabilities.shape[1]))
-    for start in range(0, probabilities.shape[1], thickness):
-        slab = torch.from_numpy(probabilities[:, start : start + thickness])
-        slab.copy_(slab.sigmoid() if labels.has_regions else slab.softmax(dim=0))
-    return probabilities
+    values = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32))
+    return (values.sigmoid() if labels.has_regions else values.softmax(dim=0)).numpy()
 
 
-def _model_logits(model: TrainedModel, image: np.ndarray, options: InferenceOptions) -> torch.Tensor:
-    """Logits of one model on the CPU."""
-    record = model.record
-    device = torch.device(options.device)
-    network = _network_call(model, device, options.arithmetic(record.precision))
-    tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-    return sliding_window(
-        tensor.to(_collecting_device(device, record.labels.num_outputs, image.shape)),
-        network,
-        patch_size=record.configuration.patch_size,
-        num_outputs=record.labels.num_outputs,
+def _summed_apart(models: Sequence[TrainedModel], options: InferenceOptions) -> list[list[TrainedModel]]:
+    """Models whose logits are averaged before they are summed over tiles, which takes the sums of one.
+
+    In float16 every rounding shows, and nnU-Net sums its folds one by one.
+    """
+    if not models:
+        raise SettingsError("a prediction needs at least one trained model")
+    first = models[0].record
+    alike = all(m.record.mirror_axes == first.mirror_axes and m.record.precision == first.precision for m in models)
+    if options.accumulation == "float16" or not alike:
+        return [[model] for model in models]
+    return [list(models)]
+
+
+def _tiling(configuration: Configuration, mirror_axes: Sequence[int], options: InferenceOptions) -> Tiling:
+    patch = configuration.patch_size
+    views = views_of(options.augmentation, mirror_axes, len(patch))
+    divisor = configuration.network.divisor
+    for view in views:
+        if any(n % d for n, d in zip(view.shape(patch), divisor, strict=True)):
+            raise SettingsError(
+                f"a patch of {patch} voxels cannot be turned for {configuration.name}: its network needs multiples of "
+                f"{divisor}; predict with --tta mirrors"
+            )
+    return Tiling(
+        patch_size=patch,
         step=options.step,
-        mirror_axes=record.mirror_axes if options.mirroring else (),
-        # The image may lie on another device than the network, whose size decides.
-        batch_size=options.batch_size or choose_batch_size(record.configuration.patch_size, device),
+        views=views,
+        batch_size=options.batch_size,
         accumulation=options.accumulation or "float32",
-    ).cpu()
+    )
+
+
+def _model_slabs(
+    models: Sequence[TrainedModel], image: np.ndarray, options: InferenceOptions, memory: WorkingMemory | None
+) -> Iterator[np.ndarray]:
+    """Logits of models whose outputs are averaged tile by tile, on the CPU."""
+    record = models[0].record
+    device = torch.device(options.device)
+    tiling = _tiling(record.configuration, record.mirror_axes, options)
+    network = _mean_of([_network_call(model, device, options.arithmetic(record.precision)) for model in models])
+    tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    summing = _summing_device(device, record.labels.num_outputs, tiling, image.shape)
+    slabs = window_slabs(
+        tensor.to(summing),
+        network,
+        tiling,
+        num_outputs=record.labels.num_outputs,
+        allocate=memory.zeros if memory is not None and summing.type == "cpu" else None,
+        # The image may lie on another device than the network, whose size decides.
+        compute_device=device,
+    )
+    for slab in slabs:
+        yield slab.cpu().numpy()
+
+
+def _mean_of(networks: Sequence[Network]) -> Network:
+    """The mean of several networks' answers."""
+    if len(networks) == 1:
+        return networks[0]
+
+    def run(patches: torch.Tensor) -> torch.Tensor:
+        total = networks[0](patches).float()
+        for network in networks[1:]:
+            total = total + network(patches)
+        return total / len(networks)
+
+    return run
 
 
 def _network_call(model: TrainedModel, device: torch.device, precision: Arithmetic) -> Network:
@@ -229,10 +370,11 @@ def _autocast(device: torch.device, precision: Arithmetic) -> AbstractContextMan
     return torch.autocast(device.type, dtype=_TORCH_TYPES[precision])
 
 
-def _collecting_device(device: torch.device, num_outputs: int, shape: Sequence[int]) -> torch.device:
-    """Where the logits of a whole image are summed: beside the network, if they fit there with room to work."""
+def _summing_device(device: torch.device, num_outputs: int, tiling: Tiling, shape: Sequence[int]) -> torch.device:
+    """Where logits are summed: beside the network, if image and sums fit there with room to work."""
     if device.type != "cuda":
         return torch.device("cpu")
-    needed = 4 * (num_outputs + 2 + shape[0]) * int(np.prod(shape[1:]))
+    plane = int(np.prod(shape[2:]))
+    needed = 4 * plane * ((num_outputs + 2) * tiling.sum_planes(shape[1:], device) + shape[0] * shape[1])
     free, _ = torch.cuda.mem_get_info(device)
     return device if 2 * needed < free else torch.device("cpu")

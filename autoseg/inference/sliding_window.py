@@ -1,7 +1,8 @@
-"""Logits of a whole image from a network that sees patches: overlapping tiles, weighted towards their centers.
+"""Logits of an image of any size from a network that sees patches: overlapping tiles, weighted towards their centers.
 
 The rules (padding, tile positions, Gaussian, mirroring) are those of nnU-Net (Isensee et al., Nature Methods 2021), so
-that its models give its results here.
+that its models give its results here. Tiles are visited plane after plane of the first axis, and a plane that no later
+tile reaches leaves at once: sums are held for as many planes as a tile is thick, however long the image is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,13 +20,16 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from scipy.ndimage import gaussian_filter1d
 
 from autoseg.errors import ArtifactError, SettingsError
+from autoseg.inference.views import View
 from autoseg.plan import Accumulation
 
 Network = Callable[[torch.Tensor], torch.Tensor]
+Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # Patches per call are chosen by their voxels: enough to keep the device busy, few enough to fit beside the network.
 _VOXELS_PER_CALL = {"cpu": 1 << 16, "cuda": 1 << 22, "mps": 1 << 20}
+_PIECE = 1 << 24  # logits that leave at once
 
 
 def gaussian_importance(patch_size: Sequence[int], *, accumulation: Accumulation = "float32") -> torch.Tensor:
@@ -77,108 +83,244 @@ def tile_positions(shape: Sequence[int], patch_size: Sequence[int], step: float 
     return list(itertools.product(*starts))
 
 
-def mirror_subsets(axes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Every set of axes along which a tile is mirrored, the empty one first, then by size.
-
-    Example:
-        >>> mirror_subsets((0, 2))
-        [(), (0,), (2,), (0, 2)]
-    """
-    return [chosen for size in range(len(axes) + 1) for chosen in itertools.combinations(axes, size)]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Tiling:
-    """How the tiles of one image are cut out and run.
+class Tiling:
+    """How an image is seen: tiles, their order, and the ways in which each is looked at.
 
     Args:
         patch_size: Voxels per axis that the network sees.
-        flips: Tensor axes of a batch (b, c, ...) to mirror, one set per pass.
-        batch_size: Patches per call of the network.
+        step: Largest distance of neighbouring tiles as a share of the tile.
+        views: The result is the mean over these views of each tile.
+        batch_size: Patches per call of the network; None chooses by their size and the device. Calls that run out of
+            a GPU's memory are split.
+        accumulation: Type of sums and weights. "float16" repeats nnU-Net's arithmetic, for its models.
+        importance: Whether tiles weigh more at their center (as in nnU-Net) or everywhere the same.
     """
 
     patch_size: tuple[int, ...]
-    flips: tuple[tuple[int, ...], ...]
-    batch_size: int
+    step: float = 0.5
+    views: tuple[View, ...] = (View(),)
+    batch_size: int | None = None
+    accumulation: Accumulation = "float32"
+    importance: Literal["gaussian", "constant"] = "gaussian"
 
-    def groups(self, positions: Sequence[tuple[int, ...]]) -> Iterator[Sequence[tuple[int, ...]]]:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the sums."""
+        return _DTYPES[self.accumulation]
+
+    def weight(self) -> torch.Tensor:
+        """Weight of each voxel of a tile."""
+        if self.importance == "constant":
+            return torch.ones(self.patch_size, dtype=self.dtype)
+        return gaussian_importance(self.patch_size, accumulation=self.accumulation)
+
+    def sum_planes(self, shape: Sequence[int], device: torch.device) -> int:
+        """Planes of the first axis whose sums are held at once in an image (axes...) of some shape."""
+        grid = self._padded(shape)
+        groups = self._groups(tile_positions(grid, self.patch_size, self.step), device)
+        return _planes_held(groups, self._extent(grid)[0])
+
+    def _padded(self, shape: Sequence[int]) -> tuple[int, ...]:
+        lead = len(shape) - len(self.patch_size)
+        return (*shape[:lead], *(max(n, p) for n, p in zip(shape[lead:], self.patch_size, strict=True)))
+
+    def _extent(self, grid: Sequence[int]) -> tuple[int, ...]:
+        """Voxels of a tile along every axis of the image; one along the axis of slices."""
+        return (*(1,) * (len(grid) - len(self.patch_size)), *self.patch_size)
+
+    def _groups(self, positions: Sequence[tuple[int, ...]], device: torch.device) -> list[Sequence[tuple[int, ...]]]:
         """Positions that are run together."""
-        size = max(1, self.batch_size // len(self.flips))
-        for start in range(0, len(positions), size):
-            yield positions[start : start + size]
+        size = max(1, self.patches_per_call(device) // len(self.views))
+        return [positions[start : start + size] for start in range(0, len(positions), size)]
 
-    def index(self, position: tuple[int, ...]) -> tuple[int | slice, ...]:
-        """Index of a tile behind the channel axis; a leading slice number stays a number."""
-        lead = len(position) - len(self.patch_size)
-        tile = (slice(p, p + n) for p, n in zip(position[lead:], self.patch_size, strict=True))
-        return (slice(None), *position[:lead], *tile)
+    def patches_per_call(self, device: torch.device) -> int:
+        """Batch size as given, else by device."""
+        return self.batch_size or choose_batch_size(self.patch_size, device)
 
-    def run(self, tiles: torch.Tensor, network: Network) -> torch.Tensor:
-        """Logits of tiles (b, c, *patch), averaged over the mirrored passes, in float32."""
-        passes_per_call = max(1, self.batch_size // len(tiles))
+    def run(self, tiles: torch.Tensor, network: Network, per_call: int) -> torch.Tensor:
+        """Logits of tiles (b, c, *patch), averaged over the views, in float32."""
+        at_once = max(1, per_call // len(tiles))
         total: torch.Tensor | None = None
-        for start in range(0, len(self.flips), passes_per_call):
-            flips = self.flips[start : start + passes_per_call]
-            outputs = _call(network, torch.cat([tiles.flip(axes) for axes in flips]))
-            for output, axes in zip(outputs.chunk(len(flips)), flips, strict=True):
-                restored = output.flip(axes).to(tiles.device, torch.float32)
-                total = restored if total is None else total.add_(restored)
-        assert total is not None  # there is always the pass without mirroring
-        return total.div_(len(self.flips))
+        # Turned tiles have another shape: they cannot share a call with the others.
+        for _, alike in itertools.groupby(self.views, key=lambda view: view.shape(self.patch_size)):
+            for views in _parts(tuple(alike), at_once):
+                outputs = _call(network, torch.cat([view.apply(tiles) for view in views]))
+                for output, view in zip(outputs.chunk(len(views)), views, strict=True):
+                    restored = view.invert(output).to(tiles.device, torch.float32)
+                    total = restored.clone() if total is None else total.add_(restored)
+        assert total is not None  # there is always a view
+        return total.div_(len(self.views))
 
 
-def sliding_window(
+@torch.inference_mode()
+def window_slabs(
     image: torch.Tensor,
     network: Network,
+    tiling: Tiling,
     *,
-    patch_size: Sequence[int],
     num_outputs: int,
-    step: float = 0.5,
-    mirror_axes: Sequence[int] = (),
-    batch_size: int | None = None,
-    accumulation: Accumulation = "float32",
-) -> torch.Tensor:
-    """Predict an image of any size.
+    region: np.ndarray | None = None,
+    outside: Sequence[float] | None = None,
+    allocate: Allocate | None = None,
+    compute_device: torch.device | None = None,
+) -> Iterator[torch.Tensor]:
+    """Predict an image of any size, some planes at a time.
 
     Args:
         image: (c, ...) with as many spatial axes as the patch, or one more: then a 2D network sees the slices along
-            the first axis. Results are collected on its device; not modified.
+            the first axis. Sums are held on its device; not modified.
         network: Turns patches (b, c, *patch) into logits (b, k, *patch). It may answer from another device.
-        patch_size: Voxels per axis that the network sees.
+        tiling: Tiles and views.
         num_outputs: Channels k of the network's output.
-        step: Largest distance of neighbouring tiles as a share of the tile.
-        mirror_axes: Patch axes; the result is the mean over all ways to mirror along them.
-        batch_size: Patches per call of the network; None chooses by their size and the device. Calls that run out
-            of a GPU's memory are split.
-        accumulation: Type of sums and weights. "float16" repeats nnU-Net's arithmetic, for its models.
+        region: Boolean, the image's grid: only tiles that hold a voxel of it are visited. A voxel of the region is
+            predicted exactly as without it.
+        outside: Logits of voxels that no tile covers; required with a region.
+        allocate: Makes the tensors of zeros that hold sums; None takes memory on the image's device.
+        compute_device: Where the network runs; decides the batch. None is the image's device.
 
-    Returns:
-        Logits (k, ...) on the image's grid in the type of the accumulation.
+    Yields:
+        Logits (k, n, ...) of consecutive planes of the first axis, in the type of the accumulation.
 
     Raises:
         SettingsError: When float16 sums overflow.
         ArtifactError: When the network's outputs are not finite.
     """
-    patch = tuple(patch_size)
-    flips = tuple(tuple(2 + axis for axis in axes) for axes in mirror_subsets(mirror_axes))
-    batch = batch_size or choose_batch_size(patch, image.device)
-    tiling = _Tiling(patch_size=patch, flips=flips, batch_size=batch)
-    padded, stored = pad_nd_image(image, patch, return_slicer=True)  # with zeros, the odd voxel at the end
-    inside = (slice(None), *stored[1:])  # logits have other channels than the image
+    device = compute_device or image.device
+    padded, stored = pad_nd_image(image, tiling.patch_size, return_slicer=True)  # zeros, the odd voxel at the end
     grid = tuple(padded.shape[1:])
-    dtype = _DTYPES[accumulation]
-    weight = gaussian_importance(patch, accumulation=accumulation).to(image.device)
-    logits = torch.zeros((num_outputs, *grid), dtype=dtype, device=image.device)
-    weights = torch.zeros((1, *grid), dtype=dtype, device=image.device)
-    for group in tiling.groups(tile_positions(grid, patch, step)):
-        tiles = torch.stack([padded[tiling.index(position)] for position in group])  # (b, c, *patch)
-        outputs = tiling.run(tiles, network).mul_(weight)  # (b, k, *patch)
+    extent = tiling._extent(grid)
+    positions = tile_positions(grid, tiling.patch_size, tiling.step)
+    if region is not None:
+        if outside is None:
+            raise ValueError("voxels outside of a region need logits")
+        positions = _touching(positions, extent, region, stored[1:])
+    groups = tiling._groups(positions, device)
+    sums = _RollingSums(
+        num_outputs=num_outputs,
+        plane=grid[1:],
+        depth=_planes_held(groups, extent[0]),
+        outside=None if region is None else outside,
+        create=allocate or partial(_zeros, device=image.device),
+        dtype=tiling.dtype,
+    )
+    weight = tiling.weight().to(image.device).reshape(extent)
+    lead, per_call = len(grid) - len(tiling.patch_size), tiling.patches_per_call(device)
+    first, last = stored[1].start or 0, stored[1].stop or grid[0]
+    inside: tuple[slice, ...] = (slice(None), slice(None), *stored[2:])
+    done = first
+    for group in groups:
+        # Planes before this group are complete. They leave first: a region may leave more of them empty than are held.
+        for piece in sums.take(done, min(group[0][0], last)):
+            yield _checked(piece[inside], tiling.accumulation)
+        done = max(done, group[0][0])
+        tiles = torch.stack([padded[_tile(position, extent)] for position in group])  # (b, c, *extent)
+        outputs = tiling.run(tiles.squeeze(2) if lead else tiles, network, per_call)  # (b, k, *patch)
         for position, output in zip(group, outputs, strict=True):
-            logits[tiling.index(position)] += output
-            weights[tiling.index(position)] += weight
-    logits /= weights
-    _check_finite(logits, accumulation)
-    return logits[inside]
+            sums.add(position, output.reshape(num_outputs, *extent), weight)
+    for piece in sums.take(done, last):
+        yield _checked(piece[inside], tiling.accumulation)
+
+
+def sliding_window(image: torch.Tensor, network: Network, tiling: Tiling, *, num_outputs: int) -> torch.Tensor:
+    """Predict a whole image at once; arguments, result and errors as for :func:`window_slabs`.
+
+    Returns:
+        Logits (k, ...) on the image's grid in the type of the accumulation.
+    """
+    return torch.cat(list(window_slabs(image, network, tiling, num_outputs=num_outputs)), dim=1)
+
+
+class _RollingSums:
+    """Weighted sums of those planes that tiles still reach; a ring, so that nothing is moved when planes leave.
+
+    Args:
+        num_outputs: Channels.
+        plane: Shape of a plane.
+        depth: Planes held at once.
+        outside: Logits where no tile was; None where tiles cover everything.
+        create: Makes tensors of zeros.
+        dtype: Type of the sums.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_outputs: int,
+        plane: tuple[int, ...],
+        depth: int,
+        outside: Sequence[float] | None,
+        create: Allocate,
+        dtype: torch.dtype,
+    ) -> None:
+        self.depth = depth
+        self.logits = create((num_outputs, depth, *plane), dtype)
+        self.weights = create((1, depth, *plane), dtype)
+        self.outside = None
+        if outside is not None:
+            shape = (num_outputs, *(1,) * (1 + len(plane)))
+            self.outside = torch.tensor(outside, dtype=dtype, device=self.logits.device).reshape(shape)
+        self.per_piece = max(1, _PIECE // max(1, num_outputs * math.prod(plane)))
+
+    def add(self, position: tuple[int, ...], output: torch.Tensor, weight: torch.Tensor) -> None:
+        """Add logits (k, *tile), which are overwritten, times their weights (*tile)."""
+        output.mul_(weight)
+        within = tuple(slice(p, p + n) for p, n in zip(position[1:], weight.shape[1:], strict=True))
+        for held, planes in self._ring(position[0], position[0] + len(weight)):
+            self.logits[(slice(None), held, *within)].add_(output[:, planes])
+            self.weights[0][(held, *within)].add_(weight[planes])
+
+    def take(self, start: int, stop: int) -> Iterator[torch.Tensor]:
+        """Mean logits (k, n, ...) of planes that are complete, in pieces; their places become free."""
+        for first in range(start, stop, self.per_piece):
+            for held, _ in self._ring(first, min(first + self.per_piece, stop)):
+                logits, weights = self.logits[:, held], self.weights[:, held]
+                mean = logits / weights
+                if self.outside is not None:
+                    mean = torch.where(weights > 0, mean, self.outside)
+                logits.zero_()
+                weights.zero_()
+                yield mean
+
+    def _ring(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+        """Places of planes from start to stop, at most two runs, and the runs' indices counted from start."""
+        plane = start
+        while plane < stop:
+            place = plane % self.depth
+            count = min(stop - plane, self.depth - place)
+            yield slice(place, place + count), slice(plane - start, plane - start + count)
+            plane += count
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, *, device: torch.device) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def _tile(position: tuple[int, ...], extent: tuple[int, ...]) -> tuple[slice, ...]:
+    """Index of a tile behind the channel axis."""
+    return (slice(None), *(slice(p, p + n) for p, n in zip(position, extent, strict=True)))
+
+
+def _planes_held(groups: Sequence[Sequence[tuple[int, ...]]], thickness: int) -> int:
+    """Planes between the first and the last that the tiles of one group reach, in the worst group."""
+    return max((group[-1][0] - group[0][0] + thickness for group in groups), default=1)
+
+
+def _touching(
+    positions: Sequence[tuple[int, ...]], extent: tuple[int, ...], region: np.ndarray, stored: Sequence[slice]
+) -> list[tuple[int, ...]]:
+    """Tiles, on the padded grid, that hold a voxel of a region on the image's grid."""
+
+    def within(position: tuple[int, ...]) -> tuple[slice, ...]:
+        offsets = (part.start or 0 for part in stored)
+        return tuple(slice(max(0, p - o), max(0, p - o + n)) for p, n, o in zip(position, extent, offsets, strict=True))
+
+    return [position for position in positions if region[within(position)].any()]
+
+
+def _parts(views: tuple[View, ...], size: int) -> Iterator[tuple[View, ...]]:
+    for start in range(0, len(views), size):
+        yield views[start : start + size]
 
 
 def choose_batch_size(patch_size: Sequence[int], device: torch.device) -> int:
@@ -197,9 +339,9 @@ def _call(network: Network, patches: torch.Tensor) -> torch.Tensor:
     return torch.cat([_call(network, half) for half in patches.tensor_split(2)])
 
 
-def _check_finite(logits: torch.Tensor, accumulation: Accumulation) -> None:
-    if all(bool(torch.isfinite(channel).all()) for channel in logits):
-        return
+def _checked(logits: torch.Tensor, accumulation: Accumulation) -> torch.Tensor:
+    if bool(torch.isfinite(logits).all()):
+        return logits
     if accumulation == "float16":
         raise SettingsError("sums of logits do not fit float16; predict with --accumulation float32")
     raise ArtifactError("the network answers with values that are not finite; its weights are damaged")

@@ -15,7 +15,7 @@ from autoseg.dataset import Case, Dataset
 from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError
 from autoseg.evaluation.report import CaseScore, Evaluation, read_evaluation, score_case, summarize, write_evaluation
 from autoseg.image import read_image, read_segmentation, write_segmentation
-from autoseg.inference.export import PROBABILITIES_ENDING, Prediction, decide_labels
+from autoseg.inference.export import PROBABILITIES_ENDING, decide_labels
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
 from autoseg.pipeline.cascade import hand_over, is_handed_over, next_stages
@@ -122,10 +122,12 @@ def _predict_case(case: Case, predictor: ConfigurationPredictor, job: TrainingJo
     if job.configuration.previous_stage is not None:
         previous = read_previous(job.previous[case.id], channels.shape[1:])
         channels = np.concatenate([channels, indicators(previous, job.plan.labels)])
-    logits = predictor.logits(channels)
-    hand_over(job, case.id, logits, prepared.trace)
-    probabilities = predictor.finish(logits, prepared.trace)
-    prediction = Prediction.from_array(case.id, image.geometry, probabilities)
+    slabs = predictor.logit_slabs(channels, predictor.memory_for(image, case.id))
+    if next_stages(job.plan, job.configuration.name):
+        logits = np.concatenate(list(slabs), axis=1)  # of the coarse stage of a cascade
+        hand_over(job, case.id, logits, prepared.trace)
+        slabs = iter([logits])
+    prediction = predictor.finish(slabs, prepared.trace, case.id)
     folder = job.run.validation
     segmentation = decide_labels(
         prediction, job.plan.labels, probabilities_path=folder / f"{case.id}{PROBABILITIES_ENDING}"
@@ -145,4 +147,4 @@ def _within_budget(
         f"held-out cases are predicted without mirroring: {num_cases} of them would take {forecast:.0f} s, "
         f"the time budget leaves {allowed:.0f} s"
     )
-    return ConfigurationPredictor(predictor.plan, predictor.models, replace(predictor.options, mirroring=False))
+    return ConfigurationPredictor(predictor.plan, predictor.models, replace(predictor.options, augmentation="none"))

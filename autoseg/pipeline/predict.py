@@ -66,7 +66,7 @@ class PredictionReport:
 
     def made_with(self) -> tuple[object, ...]:
         """Everything that decides what a segmentation looks like."""
-        options = replace(self.options, device="cpu", batch_size=None)
+        options = self.options.that_decide()
         return (
             *(self.version, self.members, self.first_stages, self.postprocessing),
             *(self.plan_digest, self.models_digest, options),

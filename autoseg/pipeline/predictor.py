@@ -16,12 +16,14 @@ from autoseg.geometry import Geometry, directions_of
 from autoseg.image import Image, Segmentation
 from autoseg.inference.ensemble import Ensemble, Member, combine
 from autoseg.inference.export import Prediction, decide_labels
+from autoseg.inference.memory import WorkingMemory, bytes_of, working_memory
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
 from autoseg.pipeline.cascade import first_stage
 from autoseg.pipeline.choose import current_ensemble
 from autoseg.plan import Plan
 from autoseg.postprocessing.components import apply_postprocessing
+from autoseg.preprocessing.case import CaseTrace
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.splits import fold_dir_name, parse_fold
 from autoseg.training import num_input_channels
@@ -135,6 +137,7 @@ class Predictor:
     def __init__(self, choice: ModelChoice) -> None:
         self.plan = choice.plan
         self.ensemble = choice.ensemble
+        self.options = choice.options
         loaded: dict[tuple[object, ...], ConfigurationPredictor] = {}
 
         def load(member: Member) -> ConfigurationPredictor:
@@ -179,12 +182,7 @@ class Predictor:
         """
         if isinstance(image, np.ndarray):
             image = self._as_image(image, spacing)
-        known: dict[ConfigurationPredictor, np.ndarray] = {}
-        predictions = [
-            Prediction.from_array(case_id, image.geometry, member.predict(image, case_id, known))
-            for member in self._members
-        ]
-        return combine(predictions, [member.weight for member in self.ensemble.members])
+        return combine(self._member_predictions(image, case_id), [member.weight for member in self.ensemble.members])
 
     def segment(
         self,
@@ -202,9 +200,53 @@ class Predictor:
             case_id: Name for errors.
             probabilities_path: Also store the probabilities there.
         """
-        prediction = self.predict(image, spacing, case_id=case_id)
+        prediction = self.predict(image, spacing, case_id=case_id)  # nothing is computed before its slabs are read
         decided = decide_labels(prediction, self.plan.labels, probabilities_path=probabilities_path)
         return apply_postprocessing(self.ensemble.postprocessing, decided)
+
+    def _member_predictions(self, image: Image, case_id: str) -> list[Prediction]:
+        """One prediction per member, each a stream of slabs."""
+        memory = self._memory(image, case_id)
+        kept: dict[ConfigurationPredictor, _KeptLogits] = {}
+        coarse = {m.first for m in self._members if m.first is not None}
+        predictions = []
+        for member in self._members:
+            previous = None
+            if member.first is not None:
+                first = self._prediction(member.first, image, None, case_id, memory, kept, coarse)
+                previous = decide_labels(first, member.predictor.labels)
+            predictions.append(self._prediction(member.predictor, image, previous, case_id, memory, kept, coarse))
+        return predictions
+
+    def _prediction(
+        self,
+        predictor: ConfigurationPredictor,
+        image: Image,
+        previous: Segmentation | None,
+        case_id: str,
+        memory: WorkingMemory,
+        kept: dict[ConfigurationPredictor, _KeptLogits],
+        coarse: set[ConfigurationPredictor],
+    ) -> Prediction:
+        """A stream of slabs; that of a first stage which is also a member is computed once."""
+        if predictor not in kept:
+            prepared = predictor.prepare(image, case_id=case_id, previous=previous)
+            slabs = predictor.logit_slabs(prepared.channels, memory)
+            if predictor not in coarse:
+                return predictor.finish(slabs, prepared.trace, case_id)
+            kept[predictor] = _KeptLogits(logits=np.concatenate(list(slabs), axis=1), trace=prepared.trace)
+        known = kept[predictor]
+        return predictor.finish(iter([known.logits]), known.trace, case_id)
+
+    def _memory(self, image: Image, case_id: str) -> WorkingMemory:
+        predictors = {p for m in self._members for p in (m.predictor, m.first) if p is not None}
+        return working_memory(
+            [predictor.forecast(image) for predictor in predictors],
+            bytes_of(image),
+            max_memory_gb=self.options.max_memory_gb,
+            scratch=self.options.scratch,
+            case_id=case_id,
+        )
 
     def _as_image(self, array: np.ndarray, spacing: Sequence[float] | None) -> Image:
         ndim = len(self.plan.transpose)
@@ -230,17 +272,13 @@ class _StagedPredictor:
     predictor: ConfigurationPredictor
     first: ConfigurationPredictor | None
 
-    def predict(self, image: Image, case_id: str, known: dict[ConfigurationPredictor, np.ndarray]) -> np.ndarray:
-        """Probabilities (k, ...) on the image's grid; those of each configuration are kept in ``known``."""
-        previous = None
-        if self.first is not None:
-            if self.first not in known:
-                known[self.first] = self.first.predict(image, case_id=case_id)
-            coarse = Prediction.from_array(case_id, image.geometry, known[self.first])
-            previous = decide_labels(coarse, self.predictor.labels)
-        if self.predictor not in known:
-            known[self.predictor] = self.predictor.predict(image, case_id=case_id, previous=previous)
-        return known[self.predictor]
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _KeptLogits:
+    """Logits (k, ...) of a first stage, whose grid is coarse, and what was done to the image."""
+
+    logits: np.ndarray
+    trace: CaseTrace
 
 
 def _given_ensemble(workspace: Workspace, plan: Plan, members: Sequence[str]) -> Ensemble:

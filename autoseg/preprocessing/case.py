@@ -1,6 +1,6 @@
-"""One case from its stored grid to the grid a network works on, and network outputs the whole way back.
+"""One case from its stored grid to the grid a network works on; ``restoring`` is the way back.
 
-Forth: turn to the plan's orientation, transpose, crop, normalize, resample. Normalization comes before resampling,
+Turn to the plan's orientation, transpose, crop, normalize, resample. Normalization comes before resampling,
 so that its statistics are those of the voxels that were measured.
 """
 
@@ -113,41 +113,6 @@ def preprocess_case(
     return PreprocessedCase(
         id=case_id, image=resampled, segmentation=resampled_labels, foreground=foreground, trace=trace
     )
-
-
-def restore(scores: np.ndarray, trace: CaseTrace, resampling: ResamplingPlan, *, fill: Sequence[float]) -> np.ndarray:
-    """Bring scores of a network back to the grid of the stored image.
-
-    Args:
-        scores: (k, *trace.resampled_shape): logits or probabilities, a floating-point type; not modified.
-        trace: What was done to the image.
-        resampling: Interpolation orders of the configuration.
-        fill: Score of each of the k channels where the image had been cropped away.
-
-    Returns:
-        (k, *trace.geometry.shape) in the type of ``scores``.
-
-    Raises:
-        ValueError: When the scores lie on another grid than the preprocessed image.
-    """
-    if scores.shape[1:] != trace.resampled_shape:
-        raise ValueError(f"scores of shape {scores.shape} do not fit the preprocessed grid {trace.resampled_shape}")
-    restored = np.empty((len(scores), *trace.geometry.shape), dtype=scores.dtype)
-    aligned = _align(restored, trace.geometry.orientation, trace.orientation_code, trace.transpose)
-    is_cropped = trace.cropped_shape != trace.original_shape
-    for channel, target, value in zip(scores, aligned, fill, strict=True):
-        if is_cropped:
-            target[...] = value
-        target[trace.box.slices] = resample_image(
-            channel[None],
-            trace.cropped_shape,
-            spacing=trace.resampled_spacing,
-            new_spacing=trace.cropped_spacing,
-            order=resampling.probabilities_order,
-            order_z=resampling.order_z,
-            force_separate_z=resampling.force_separate_z,
-        )[0]
-    return restored
 
 
 def target_spacing(spacing: Sequence[float], configuration: Configuration) -> tuple[float, ...]:

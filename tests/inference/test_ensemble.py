@@ -37,7 +37,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 @pytest.mark.parametrize("slab", [1 << 24, 60])
 def test_predictions_combine_slab_by_slab(monkeypatch: pytest.MonkeyPatch, slab: int) -> None:
-    monkeypatch.setattr(export, "_SLAB", slab)
+    monkeypatch.setattr(export, "SLAB_VALUES", slab)
     geometry = Geometry(shape=(5, 4, 3), spacing=(1.0, 1.0, 1.0))
     parts = np.random.default_rng(0).random((2, 2, *geometry.shape), dtype=np.float32)
     mean = combine([Prediction.from_array("a", geometry, part) for part in parts], [1, 1])

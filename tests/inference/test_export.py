@@ -32,7 +32,7 @@ def probabilities() -> np.ndarray:
 @pytest.fixture(params=[1 << 24, 200])
 def slab_values(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """One slab, and slabs of two planes with a thinner last one."""
-    monkeypatch.setattr(export, "_SLAB", request.param)
+    monkeypatch.setattr(export, "SLAB_VALUES", request.param)
 
 
 def test_slabs_are_complete_and_ordered(slab_values: None, probabilities: np.ndarray) -> None:

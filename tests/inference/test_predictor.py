@@ -16,9 +16,9 @@ from autoseg.inference.model import ModelRecord, TrainedModel, build_model
 from autoseg.inference.predictor import (
     ConfigurationPredictor,
     InferenceOptions,
+    logit_slabs,
     logits_to_probabilities,
     outside_logits,
-    predict_logits,
 )
 from autoseg.labels import LabelScheme
 from autoseg.networks.base import SegmentationNetwork
@@ -83,6 +83,16 @@ def predictor_for(
     return ConfigurationPredictor(plan_for(record, transpose=transpose, orientation=orientation), models, options)
 
 
+def probabilities_of(
+    predictor: ConfigurationPredictor, image: Image, *, case_id: str = "image", previous: Segmentation | None = None
+) -> np.ndarray:
+    return predictor.predict(image, case_id=case_id, previous=previous).to_array()
+
+
+def logits_of(models: Sequence[TrainedModel], image: np.ndarray, options: InferenceOptions) -> np.ndarray:
+    return np.concatenate(list(logit_slabs(models, image, options)), axis=1)
+
+
 def image_of(shape: tuple[int, ...], *, channels: int = 1, geometry: Geometry | None = None) -> Image:
     array = np.random.default_rng(0).normal(5, 1, (channels, *shape)).astype(np.float32)
     return Image(array=array, geometry=geometry or Geometry(shape=shape, spacing=(1.0,) * len(shape)))
@@ -91,7 +101,7 @@ def image_of(shape: tuple[int, ...], *, channels: int = 1, geometry: Geometry | 
 def test_folds_average_logits_not_probabilities(make_record: Records) -> None:
     first, second = (4.0, 0.0, 0.0), (0.0, 1.0, 0.0)
     predictor = predictor_for(make_record(), [Constant(first), Constant(second)])
-    probabilities = predictor.predict(image_of((9, 10, 11)))
+    probabilities = probabilities_of(predictor, image_of((9, 10, 11)))
     assert probabilities.shape == (3, 9, 10, 11)
     assert probabilities.dtype == np.float32
     expected = torch.tensor([2.0, 0.5, 0.0]).softmax(dim=0)
@@ -103,7 +113,7 @@ def test_what_was_cropped_away_is_background(make_record: Records) -> None:
     image = image_of((9, 10, 11))
     image.array[:, :3] = 0
     image.array[:, :, :, 8:] = 0
-    probabilities = predictor_for(make_record(), [Constant((0.0, 9.0, 0.0))]).predict(image)
+    probabilities = probabilities_of(predictor_for(make_record(), [Constant((0.0, 9.0, 0.0))]), image)
     assert (probabilities[0, :3] == 1).all()
     assert (probabilities[1:, :3] == 0).all()
     assert (probabilities[0, :, :, 8:] == 1).all()
@@ -116,7 +126,7 @@ def test_regions_are_sigmoids_and_absent_outside(make_record: Records, accumulat
     image.array[:, :3] = 0
     record = make_record(labels=REGIONS)
     options = InferenceOptions(accumulation=accumulation)  # type: ignore[arg-type]  # of the two literals
-    probabilities = predictor_for(record, [Constant((2.0, -2.0))], options).predict(image)
+    probabilities = probabilities_of(predictor_for(record, [Constant((2.0, -2.0))], options), image)
     assert (probabilities[:, :3] == 0).all()
     np.testing.assert_allclose(probabilities[0, 3:], 1 / (1 + np.exp(-2)), rtol=2e-3)
     np.testing.assert_allclose(probabilities[1, 3:], 1 / (1 + np.exp(2)), rtol=2e-3)
@@ -132,7 +142,7 @@ def test_results_lie_where_the_image_does(make_record: Records, transpose: tuple
     )
     image = image_of(geometry.shape, geometry=geometry)
     predictor = predictor_for(make_record(), [Mixture([[0.0], [1.0], [-1.0]])], transpose=transpose, orientation="SPL")
-    probabilities = predictor.predict(image)
+    probabilities = probabilities_of(predictor, image)
     assert probabilities.shape == (3, 7, 12, 9)
     is_bright = image.array[0] > image.array.mean()
     np.testing.assert_array_equal(predictor.labels.segmentation(probabilities), np.where(is_bright, 1, 2))
@@ -142,7 +152,7 @@ def test_results_come_back_from_another_resolution(make_record: Records) -> None
     image = image_of((8, 8, 8), geometry=Geometry(shape=(8, 8, 8), spacing=(2.0, 2.0, 2.0)))
     image.array[:] = np.linspace(-1, 1, 8)[:, None, None]
     network = Mixture([[0.0], [1.0], [-1.0]])
-    probabilities = predictor_for(make_record(), [network]).predict(image)
+    probabilities = probabilities_of(predictor_for(make_record(), [network]), image)
     np.testing.assert_array_equal(probabilities[1] > 0.5, image.array[0] > 0.3)
     assert sum(len(call) for call in network.calls) == 8 * 27  # 16 voxels per axis: three tiles each, mirrored
 
@@ -151,24 +161,24 @@ def test_a_2d_configuration_predicts_volumes_and_a_2d_dataset_images(make_record
     record = make_record(ndim=2)
     network = Mixture([[0.0], [1.0], [-1.0]])
     volume = image_of((5, 12, 9))
-    probabilities = predictor_for(record, [network]).predict(volume)
+    probabilities = probabilities_of(predictor_for(record, [network]), volume)
     assert probabilities.shape == (3, 5, 12, 9)
     assert all(call.ndim == 4 for call in network.calls)
     np.testing.assert_array_equal(probabilities[1] > probabilities[2], volume.array[0] > volume.array[0].mean())
     flat = image_of((12, 9))
-    assert predictor_for(record, [network], transpose=(0, 1)).predict(flat).shape == (3, 12, 9)
+    assert probabilities_of(predictor_for(record, [network], transpose=(0, 1)), flat).shape == (3, 12, 9)
 
 
 def test_options_reach_the_window(make_record: Records) -> None:
     def num_patches(options: InferenceOptions, **changes: object) -> int:
         network = Mixture([[0.0], [1.0], [-1.0]])
         record = make_record(**changes)
-        predictor_for(record, [network], options).predict(image_of((8, 8, 16)))
+        probabilities_of(predictor_for(record, [network], options), image_of((8, 8, 16)))
         return sum(len(call) for call in network.calls)
 
     assert num_patches(InferenceOptions()) == 3 * 8
-    assert num_patches(InferenceOptions(mirroring=False)) == 3
-    assert num_patches(InferenceOptions(step=1.0, mirroring=False)) == 2
+    assert num_patches(InferenceOptions(augmentation="none")) == 3
+    assert num_patches(InferenceOptions(step=1.0, augmentation="none")) == 2
     assert num_patches(InferenceOptions(), mirror_axes=(1,)) == 3 * 2
 
 
@@ -192,11 +202,11 @@ def test_precision_is_that_of_training_unless_asked_for(
     seen = []
     model.network.register_forward_hook(lambda _module, _arguments, output: seen.append(output.dtype))
     image = image_of((8, 8, 8)).array
-    options = InferenceOptions(precision=asked, mirroring=False)  # type: ignore[arg-type]  # of the literals
-    logits = predict_logits([model], image, options)
+    options = InferenceOptions(precision=asked, augmentation="none")  # type: ignore[arg-type]  # of the literals
+    logits = logits_of([model], image, options)
     assert set(seen) == {expected}
     assert logits.dtype == np.float32
-    exact = predict_logits([model], image, replace(options, precision="float32"))
+    exact = logits_of([model], image, replace(options, precision="float32"))
     np.testing.assert_allclose(logits, exact, atol=0.05 * np.abs(exact).max())
 
 
@@ -206,9 +216,9 @@ def test_batches_change_nothing(make_record: Records) -> None:
     network = build_network(record.configuration.network, num_channels=1, num_outputs=3)
     model = build_model(record, network.state_dict())
     image = image_of((11, 13, 17)).array
-    half = predict_logits([model, model], image, InferenceOptions(accumulation="float16"))
+    half = logits_of([model, model], image, InferenceOptions(accumulation="float16"))
     assert half.dtype == np.float16
-    single, many = (predict_logits([model], image, InferenceOptions(batch_size=size)) for size in (1, 40))
+    single, many = (logits_of([model], image, InferenceOptions(batch_size=size)) for size in (1, 40))
     np.testing.assert_allclose(single, many, atol=1e-5)
 
 
@@ -221,9 +231,9 @@ def test_a_gpu_agrees_with_the_cpu(make_record: Records, precision: str) -> None
     network = build_network(record.configuration.network, num_channels=1, num_outputs=3)
     model = build_model(record, network.state_dict())
     image = image_of((11, 13, 17)).array
-    expected = predict_logits([model], image, InferenceOptions())
+    expected = logits_of([model], image, InferenceOptions())
     options = InferenceOptions(device="cuda", precision=precision)  # type: ignore[arg-type]  # of the literals
-    logits = predict_logits([model], image, options)
+    logits = logits_of([model], image, options)
     np.testing.assert_allclose(logits, expected, atol=0.05 * np.abs(expected).max())
 
 
@@ -240,10 +250,10 @@ def test_the_second_stage_of_a_cascade_sees_the_previous_segmentation(make_recor
     predictor = predictor_for(record, [network])
     image = image_of((8, 9, 10))
     values = np.random.default_rng(1).integers(0, 3, image.geometry.shape).astype(np.uint8)
-    probabilities = predictor.predict(image, previous=Segmentation(array=values, geometry=image.geometry))
+    probabilities = probabilities_of(predictor, image, previous=Segmentation(array=values, geometry=image.geometry))
     np.testing.assert_array_equal(predictor.labels.segmentation(probabilities), values)
     with pytest.raises(SettingsError, match="needs the segmentation of 3d_lowres for case x"):
-        predictor.predict(image, case_id="x")
+        probabilities_of(predictor, image, case_id="x")
 
 
 def test_what_does_not_fit_is_refused(make_record: Records) -> None:
@@ -251,15 +261,15 @@ def test_what_does_not_fit_is_refused(make_record: Records) -> None:
     constant = Constant((0.0, 1.0, 0.0))
     predictor = predictor_for(record, [constant])
     with pytest.raises(DatasetError, match=r"case x has 2 channel\(s\); expected 1: channel 0"):
-        predictor.predict(image_of((8, 8, 8), channels=2), case_id="x")
+        probabilities_of(predictor, image_of((8, 8, 8), channels=2), case_id="x")
     image = image_of((8, 8, 8))
     previous = Segmentation(array=np.zeros((8, 8, 8), dtype=np.uint8), geometry=image.geometry)
     with pytest.raises(SettingsError, match="takes no previous segmentation"):
-        predictor.predict(image, previous=previous)
+        probabilities_of(predictor, image, previous=previous)
     with pytest.raises(SettingsError, match="at least one trained model"):
         predictor_for(record, [])
     with pytest.raises(SettingsError, match="at least one trained model"):
-        predict_logits([], image.array, InferenceOptions())
+        logits_of([], image.array, InferenceOptions())
     other = TrainedModel(record=make_record(labels=REGIONS), network=constant)
     with pytest.raises(SettingsError, match="cannot be averaged"):
         ConfigurationPredictor(predictor.plan, [*predictor.models, other])
@@ -271,8 +281,7 @@ def test_impossible_options_are_refused(changes: dict[str, float]) -> None:
         InferenceOptions(**changes)  # type: ignore[arg-type]  # of either type
 
 
-def test_probabilities_in_slabs_equal_torchs(make_record: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoseg.inference.predictor._SLAB", 100)
+def test_probabilities_equal_torchs(make_record: Records) -> None:
     labels = make_record().labels
     logits = np.random.default_rng(0).normal(0, 5, (3, 7, 5, 4)).astype(np.float16)
     expected = torch.from_numpy(logits).float().softmax(dim=0).numpy()

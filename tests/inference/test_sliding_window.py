@@ -12,13 +12,38 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from autoseg.errors import ArtifactError, SettingsError
+from autoseg.inference import sliding_window as module
 from autoseg.inference.sliding_window import (
+    Network,
+    Tiling,
     choose_batch_size,
     gaussian_importance,
-    mirror_subsets,
-    sliding_window,
     tile_positions,
+    window_slabs,
 )
+from autoseg.inference.views import View, mirror_subsets, views_of
+from autoseg.plan import Accumulation
+
+
+def sliding_window(
+    image: torch.Tensor,
+    network: Network,
+    *,
+    patch_size: tuple[int, ...],
+    num_outputs: int,
+    step: float = 0.5,
+    mirror_axes: tuple[int, ...] = (),
+    batch_size: int | None = None,
+    accumulation: Accumulation = "float32",
+) -> torch.Tensor:
+    tiling = Tiling(
+        patch_size=patch_size,
+        step=step,
+        views=views_of("mirrors", mirror_axes, len(patch_size)),
+        batch_size=batch_size,
+        accumulation=accumulation,
+    )
+    return module.sliding_window(image, network, tiling, num_outputs=num_outputs)
 
 
 def identity(patches: torch.Tensor) -> torch.Tensor:
@@ -163,14 +188,16 @@ def test_agrees_with_a_plain_implementation(
     assert max(network.batches) <= (batch_size or choose_batch_size(patch, torch.device("cpu")))
 
 
-def test_agrees_with_monai_where_definitions_coincide() -> None:
+@pytest.mark.parametrize(("overlap", "shape"), [(0.0, (24, 24, 36)), (0.5, (24, 30, 36)), (0.25, (14, 21, 30))])
+def test_agrees_with_monai_for_constant_weights(overlap: float, shape: tuple[int, ...]) -> None:
+    # Images are as many steps long as fit: elsewhere MONAI moves its last tile, and autoseg spreads all of them.
     inferers = pytest.importorskip("monai.inferers")
     network = Convolution(3)
-    image = torch.randn((1, 24, 24, 36), generator=torch.Generator().manual_seed(2))
-    # MONAI's Gaussian has another center, so tiles lie side by side, where weights do not matter.
-    ours = sliding_window(image, network, patch_size=(8, 12, 12), num_outputs=2, step=1.0)
-    theirs = inferers.sliding_window_inference(image[None], (8, 12, 12), 4, network, overlap=0.0)[0]
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    image = torch.randn((1, *shape), generator=torch.Generator().manual_seed(2))
+    tiling = Tiling(patch_size=(8, 12, 12), step=1 - overlap, importance="constant")
+    ours = module.sliding_window(image, network, tiling, num_outputs=2)
+    theirs = inferers.sliding_window_inference(image[None], (8, 12, 12), 4, network, overlap=overlap, mode="constant")
+    torch.testing.assert_close(ours, theirs[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_2d_network_sees_every_slice_by_itself() -> None:
@@ -247,3 +274,84 @@ def test_values_that_are_not_finite_are_reported_with_the_remedy() -> None:
     image[0, 0, 0] = torch.nan
     with pytest.raises(ArtifactError, match="not finite"):
         sliding_window(image, identity, patch_size=(4, 4), num_outputs=1)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(window=windows(), batch_size=st.sampled_from([1, 3, 50]), piece=st.sampled_from([1, 100]), data=st.data())
+def test_planes_leave_in_order_and_a_region_is_predicted_as_without_it(
+    window: tuple[tuple[int, ...], tuple[int, ...], float, tuple[int, ...]],
+    batch_size: int,
+    piece: int,
+    data: st.DataObject,
+) -> None:
+    shape, patch, step, _ = window
+    generator = np.random.default_rng(data.draw(st.integers(0, 99)))
+    image = torch.from_numpy(generator.standard_normal((1, *shape)).astype(np.float32))
+    region = generator.random(shape) < data.draw(st.sampled_from([0.0, 0.02, 0.5]))
+    tiling = Tiling(patch_size=patch, step=step, batch_size=batch_size)
+
+    def position_aware(patches: torch.Tensor) -> torch.Tensor:
+        return torch.cat([patches.cumsum(dim=-1), -patches], dim=1)
+
+    whole = module.sliding_window(image, position_aware, tiling, num_outputs=2)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "_PIECE", piece)
+        slabs = list(window_slabs(image, position_aware, tiling, num_outputs=2, region=region, outside=(7.0, -7.0)))
+    joined = torch.cat(slabs, dim=1)
+    assert joined.shape == whole.shape
+    torch.testing.assert_close(joined[:, torch.from_numpy(region)], whole[:, torch.from_numpy(region)])
+    untouched = (joined == torch.tensor([7.0, -7.0]).reshape(2, *(1,) * len(shape))).all(dim=0)
+    # Anything else was covered by some of its tiles.
+    assert not (untouched & torch.from_numpy(region)).any()
+    if not region.any():
+        assert untouched.all()
+
+
+def test_sums_are_held_for_a_few_planes_of_a_long_image() -> None:
+    made: list[tuple[int, ...]] = []
+
+    def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        made.append(shape)
+        return torch.zeros(shape, dtype=dtype)
+
+    image = torch.randn((1, 90, 6, 5), generator=torch.Generator().manual_seed(1))
+    tiling = Tiling(patch_size=(8, 6, 5), batch_size=1)
+    slabs = window_slabs(image, identity, tiling, num_outputs=1, allocate=allocate)
+    torch.testing.assert_close(torch.cat(list(slabs), dim=1), image)
+    assert made == [(1, 8, 6, 5), (1, 8, 6, 5)]
+    assert tiling.sum_planes((90, 6, 5), torch.device("cpu")) == 8
+
+
+@pytest.mark.parametrize("group", ["none", "mirrors", "turns", "six"])
+@pytest.mark.parametrize("shape", [(9, 14), (3, 9, 14)])
+def test_views_of_a_network_without_preference_change_nothing(group: str, shape: tuple[int, ...]) -> None:
+    def symmetric(patches: torch.Tensor) -> torch.Tensor:  # sees its neighbours, all directions alike
+        kernel = torch.ones((1, 1, 3, 3))
+        kernel[0, 0, 1, 1] = 5
+        flat = patches.reshape(-1, 1, *patches.shape[-2:])
+        return torch.nn.functional.conv2d(flat, kernel, padding=1).reshape(patches.shape)
+
+    image = torch.randn((1, *shape), generator=torch.Generator().manual_seed(1))
+    patch = (6, 10)
+    views = views_of(group, (0, 1), 2)  # type: ignore[arg-type]  # one of the literals
+    plain = module.sliding_window(image, symmetric, Tiling(patch_size=patch), num_outputs=1)
+    averaged = module.sliding_window(image, symmetric, Tiling(patch_size=patch, views=views), num_outputs=1)
+    torch.testing.assert_close(averaged, plain)
+
+
+def test_every_view_is_undone_and_the_groups_are_those_of_a_square() -> None:
+    patch = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
+    seen = {}
+    for turns in range(4):
+        for axes in mirror_subsets((0, 1)):
+            view = View(mirrored=axes, quarter_turns=turns)
+            assert torch.equal(view.invert(view.apply(patch)), patch)
+            assert view.apply(patch).shape[2:] == view.shape((4, 6))
+            seen[tuple(view.apply(patch).flatten().tolist())] = view
+    assert len(seen) == 8
+    assert len(views_of("turns", (0, 1), 2)) == 8
+    assert len(views_of("turns", (0,), 2)) == 8
+    assert len(views_of("turns", (), 2)) == 4
+    assert len(views_of("turns", (0, 1, 2), 3)) == 16
+    assert len(views_of("six", (0, 1), 2)) == 6
+    assert views_of("none", (0, 1), 2) == (View(),)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +14,22 @@ from autoseg.geometry import BoundingBox, Geometry, Reorientation
 from autoseg.image import Image, Segmentation
 from autoseg.labels import LabelScheme
 from autoseg.plan import NormalizationPlan, Plan, ResamplingPlan
-from autoseg.preprocessing.case import CaseTrace, preprocess_case, restore
+from autoseg.preprocessing.case import CaseTrace, preprocess_case
 from autoseg.preprocessing.resampling import resample_image
+from autoseg.preprocessing.restoring import SlabAxis, restore_slabs
+
+
+def restore(
+    scores: np.ndarray, trace: CaseTrace, resampling: ResamplingPlan, *, fill: Sequence[float], thickness: int = 3
+) -> np.ndarray:
+    """Scores on the stored grid, put together from thin slabs."""
+    restored = np.full((len(scores), *trace.geometry.shape), np.nan, dtype=scores.dtype)
+    along = np.moveaxis(restored, 1 + SlabAxis.of(trace).axis, 1)
+    parts = np.array_split(scores, 4, axis=1) if scores.shape[1] > 4 else [scores]
+    for part, slab in restore_slabs(parts, trace, resampling, fill=fill, thickness=thickness):
+        along[:, part] = np.moveaxis(slab, 1 + SlabAxis.of(trace).axis, 1)
+    return restored
+
 
 MakePlan = Callable[..., Plan]
 MakeCase = Callable[..., tuple[Image, Segmentation]]

@@ -1,0 +1,174 @@
+"""What a prediction needs in memory and on disk, known before it begins, and where its sums of logits lie."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoseg.errors import SettingsError
+from autoseg.hardware import available_memory
+from autoseg.image import Image
+from autoseg.inference.export import SLAB_VALUES
+from autoseg.inference.sliding_window import Tiling
+from autoseg.plan import Configuration
+from autoseg.preprocessing.case import target_spacing
+from autoseg.preprocessing.resampling import resampled_shape
+
+_PROGRAM = 700 << 20  # torch, SimpleITK and a network at rest
+_SLABS_ALIVE = 6  # a slab on the network's grid, its resampled planes, the restored slab, probabilities, and copies
+_SHARE = 0.6  # of what is free now that a prediction may take when nobody says how much
+_GIGABYTE = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What the prediction of one image with one configuration needs, in bytes.
+
+    Args:
+        arrays: The image in all the forms that exist at once, and slabs of scores.
+        sums: Sums of logits; they lie on disk where memory is short.
+    """
+
+    arrays: int
+    sums: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkingMemory:
+    """Makes the arrays that hold sums: in memory up to a size, beyond it in files that vanish with the program.
+
+    Args:
+        in_memory: Bytes of the largest array that is kept in memory.
+        scratch: Folder for the others; None takes the system's folder for temporary files.
+    """
+
+    in_memory: int
+    scratch: Path | None = None
+
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A tensor of zeros on the CPU.
+
+        Raises:
+            SettingsError: When the disk is too full for it.
+        """
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if num_bytes <= self.in_memory:
+            return torch.zeros(shape, dtype=dtype)
+        folder = Path(self.scratch or tempfile.gettempdir())
+        check_space(folder, num_bytes)
+        # Opened, mapped and unlinked at once: whatever happens, nothing stays behind.
+        with tempfile.TemporaryFile(dir=folder, prefix="autoseg-") as file:
+            file.truncate(num_bytes)
+            kind = np.float16 if dtype == torch.float16 else np.float32
+            mapped: np.ndarray = np.memmap(file, dtype=kind, mode="r+", shape=shape)
+        return torch.from_numpy(mapped)
+
+
+def check_space(folder: Path, num_bytes: int) -> None:
+    """Refuse scratch files that do not fit.
+
+    Raises:
+        SettingsError: Names the folder, what is needed and what is free.
+    """
+    if not folder.is_dir():
+        raise SettingsError(f"--scratch {folder} is not a folder")
+    free = shutil.disk_usage(folder).free
+    if num_bytes > 0.95 * free:
+        raise SettingsError(
+            f"sums of logits need {in_gigabytes(num_bytes)} of scratch files, {folder} has {in_gigabytes(free)} free; "
+            "name another folder with --scratch, or allow more memory with --max-memory"
+        )
+
+
+def forecast(
+    configuration: Configuration,
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    *,
+    num_channels: int,
+    num_outputs: int,
+    tiling: Tiling,
+    copies_of_sums: int = 1,
+    device: str = "cpu",
+) -> Forecast:
+    """What one image needs with the models of one configuration; never less, since its border may be cropped.
+
+    Args:
+        configuration: As trained.
+        shape: Voxels of the image, transposed as the plan says.
+        spacing: Millimetres per voxel, transposed.
+        num_channels: Input channels of the image.
+        num_outputs: Outputs of the network.
+        tiling: How it is seen.
+        copies_of_sums: Models whose sums are held apart.
+        device: Where networks run.
+    """
+    voxels = math.prod(shape)
+    grid = resampled_shape(shape, spacing=spacing, new_spacing=target_spacing(spacing, configuration))
+    plane, image_plane = math.prod(grid[1:]), math.prod(shape[1:])
+    depth = tiling.sum_planes(grid, torch.device(device))
+    slab = 4 * max(SLAB_VALUES, num_outputs * max(plane, image_plane))
+    # normalized, resampled and padded; the boolean mask of what is not zero
+    image = 4 * num_channels * (voxels + 2 * math.prod(grid)) + voxels
+    sums = (num_outputs + 1) * depth * plane * tiling.dtype.itemsize * copies_of_sums
+    return Forecast(arrays=image + _SLABS_ALIVE * slab, sums=sums)
+
+
+def working_memory(
+    forecasts: Sequence[Forecast],
+    image_bytes: int,
+    *,
+    max_memory_gb: float | None,
+    scratch: str | None,
+    case_id: str,
+) -> WorkingMemory:
+    """Decide where the sums of a prediction lie.
+
+    Args:
+        forecasts: One per configuration that predicts; their slabs are alive at the same time.
+        image_bytes: The image as read, and its segmentation.
+        max_memory_gb: What the program may take; None takes a share of what is free.
+        scratch: Folder of scratch files.
+        case_id: For errors.
+
+    Raises:
+        SettingsError: When the limit is too small for the image itself, or the disk for the sums.
+    """
+    arrays = image_bytes + sum(f.arrays for f in forecasts)
+    if max_memory_gb is None:
+        left = int(available_memory() * _SHARE) - arrays
+    else:
+        left = int(max_memory_gb * _GIGABYTE) - _PROGRAM - arrays
+        if left < 0:
+            raise SettingsError(
+                f"case {case_id} needs {in_gigabytes(arrays + _PROGRAM)} of memory without the sums of logits, "
+                f"--max-memory allows {max_memory_gb:g} GB"
+            )
+    total = sum(f.sums for f in forecasts)
+    if total <= left:
+        return WorkingMemory(in_memory=total)
+    folder = None if scratch is None else Path(scratch)
+    check_space(Path(folder or tempfile.gettempdir()), total)
+    return WorkingMemory(in_memory=max(0, left) // max(1, len(forecasts)), scratch=folder)
+
+
+def bytes_of(image: Image) -> int:
+    """The image as read and a segmentation of it."""
+    return int(image.array.nbytes + 2 * math.prod(image.geometry.shape))
+
+
+def in_gigabytes(num_bytes: float) -> str:
+    """A size for people.
+
+    Example:
+        >>> in_gigabytes(1536 << 20)
+        '1.5 GB'
+    """
+    return f"{num_bytes / _GIGABYTE:.1f} GB"
