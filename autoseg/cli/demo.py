@@ -44,7 +44,7 @@ def demo(folder: Folder = Path("demo"), time_budget: Budget = "90s", device: Dev
 
     predicted = ensemble_predict(found, device=device, progress=progress)
     _say(f"autoseg evaluate -r {dataset / 'labelsTs'} -p {predicted.output}")
-    from autoseg.evaluation.report import evaluate_folder
+    from autoseg.evaluation.folder import evaluate_folder
 
     evaluation = evaluate_folder(dataset / "labelsTs", Path(predicted.output))
     show_evaluation(evaluation)

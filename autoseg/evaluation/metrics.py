@@ -45,6 +45,27 @@ class OverlapCounts:
         union = self.true_positives + self.false_positives + self.false_negatives
         return self.true_positives / union if union else math.nan
 
+    @property
+    def precision(self) -> float:
+        """TP / (TP + FP), also called positive predictive value; 0 where only the reference has the target."""
+        return self._share_of(self.num_predicted)
+
+    @property
+    def recall(self) -> float:
+        """TP / (TP + FN), also called sensitivity; 0 where only the prediction has the target."""
+        return self._share_of(self.num_reference)
+
+    @property
+    def specificity(self) -> float:
+        """TN / (TN + FP); NaN where every voxel belongs to the target."""
+        negatives = self.true_negatives + self.false_positives
+        return self.true_negatives / negatives if negatives else math.nan
+
+    def _share_of(self, voxels: int) -> float:
+        if voxels:
+            return self.true_positives / voxels
+        return 0.0 if self.num_predicted + self.num_reference else math.nan
+
 
 def overlap_counts(
     reference: np.ndarray, prediction: np.ndarray, targets: Sequence[Target], *, ignore_value: int | None = None
@@ -63,34 +84,78 @@ def overlap_counts(
     Raises:
         ValueError: When the shapes differ.
     """
-    if reference.shape != prediction.shape:
-        raise ValueError(f"reference {reference.shape} and prediction {prediction.shape} differ in shape")
-    listed = {v for target in targets for v in target.values}
-    values = sorted(listed if ignore_value is None else listed | {ignore_value})
-    joint = _joint_histogram(reference, prediction, values)
-    if ignore_value is not None:
-        joint[values.index(ignore_value) + 1] = 0
-    member = np.asarray([[False, *(v in t.values for v in values)] for t in targets]).astype(np.int64)
-    in_reference = member @ joint.sum(axis=1)
-    in_prediction = member @ joint.sum(axis=0)
-    in_both = ((member @ joint) * member).sum(axis=1)
-    total = int(joint.sum())
-    return tuple(
-        OverlapCounts(
-            true_positives=int(both),
-            false_positives=int(predicted - both),
-            false_negatives=int(referenced - both),
-            true_negatives=total - int(predicted + referenced - both),
+    return JointCounts.of(reference, prediction, targets, ignore_value=ignore_value).overlaps(targets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JointCounts:
+    """Voxels by what reference and prediction say: everything that overlap metrics need, from one pass.
+
+    Args:
+        values: Label values that are told apart, ascending.
+        table: int64 (n + 1, n + 1), reference by prediction; index 0 is every value that is not listed, i + 1 is
+            ``values[i]``. Ignored voxels are in no entry.
+    """
+
+    values: tuple[int, ...]
+    table: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        reference: np.ndarray,
+        prediction: np.ndarray,
+        targets: Sequence[Target],
+        *,
+        ignore_value: int | None = None,
+    ) -> JointCounts:
+        """Count a volume, or a part of one.
+
+        Raises:
+            ValueError: When the shapes differ.
+        """
+        if reference.shape != prediction.shape:
+            raise ValueError(f"reference {reference.shape} and prediction {prediction.shape} differ in shape")
+        listed = {v for target in targets for v in target.values}
+        values = sorted(listed if ignore_value is None else listed | {ignore_value})
+        joint = _joint_histogram(reference, prediction, values)
+        if ignore_value is not None:
+            joint[values.index(ignore_value) + 1] = 0
+        return cls(values=tuple(values), table=joint)
+
+    def __add__(self, other: JointCounts) -> JointCounts:
+        """Counts of two parts of a volume, or of two volumes.
+
+        Raises:
+            ValueError: When they tell other values apart.
+        """
+        if self.values != other.values:
+            raise ValueError(f"counts of the labels {self.values} and {other.values} cannot be added")
+        return JointCounts(values=self.values, table=self.table + other.table)
+
+    def overlaps(self, targets: Sequence[Target]) -> tuple[OverlapCounts, ...]:
+        """Overlap of every target, in their order."""
+        member = np.asarray([[False, *(v in t.values for v in self.values)] for t in targets]).astype(np.int64)
+        in_reference = member @ self.table.sum(axis=1)
+        in_prediction = member @ self.table.sum(axis=0)
+        in_both = ((member @ self.table) * member).sum(axis=1)
+        total = int(self.table.sum())
+        return tuple(
+            OverlapCounts(
+                true_positives=int(both),
+                false_positives=int(predicted - both),
+                false_negatives=int(referenced - both),
+                true_negatives=total - int(predicted + referenced - both),
+            )
+            for both, predicted, referenced in zip(in_both, in_prediction, in_reference, strict=True)
         )
-        for both, predicted, referenced in zip(in_both, in_prediction, in_reference, strict=True)
-    )
 
 
 def _joint_histogram(reference: np.ndarray, prediction: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """Voxel counts by (reference, prediction); index 0 is every value that is not listed, i + 1 is ``values[i]``."""
     size = len(values) + 1
     joint = np.zeros(size * size, dtype=np.int64)
-    positions = _position_lookup(values)
+    positions = position_lookup(values)
     first, second = reference.reshape(-1), prediction.reshape(-1)
     for start in range(0, first.size, _CHUNK):
         chunk = slice(start, start + _CHUNK)
@@ -99,7 +164,7 @@ def _joint_histogram(reference: np.ndarray, prediction: np.ndarray, values: Sequ
     return joint.reshape(size, size)
 
 
-def _position_lookup(values: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
+def position_lookup(values: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
     """Make the function from labels to 1 + their position in the ascending ``values``, or 0."""
     listed = np.asarray(values, dtype=np.int64)
     if listed.size == 0 or listed[0] < 0 or listed[-1] >= _LARGEST_TABLE:

@@ -1,27 +1,26 @@
-"""Scores of many cases: summarized, and on disk as JSON or CSV."""
+"""Scores of many cases: one row per case and label, summarized, and on disk as JSON or CSV."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from autoseg.atomic import atomic_path
-from autoseg.codec import read_json, write_json
-from autoseg.errors import DatasetError
-from autoseg.evaluation.metrics import OverlapCounts, overlap_counts
-from autoseg.image import Segmentation, read_segmentation
+from autoseg.codec import decode_artifact, read_plain, to_plain, write_json
+from autoseg.evaluation.intervals import bootstrap_means
+from autoseg.evaluation.measures import DICE_AND_IOU, Measuring, is_metric
+from autoseg.evaluation.metrics import JointCounts, OverlapCounts
+from autoseg.evaluation.scoring import measure_case
 from autoseg.labels import LabelScheme, Target
-from autoseg.parallel import map_cases
 
 SCHEMA_VERSION = 1
 METRICS = ("dice", "iou")
-IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl", ".png", ".tif", ".tiff", ".bmp")
+COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +34,9 @@ class CaseScore:
         iou: Intersection over union; None likewise.
         values: Label values that belong to it.
         true_positives: Voxels in both; likewise the other three. Ignored voxels count nowhere.
+        metrics: Other metrics by name, as far as they were asked for; in JSON they stand beside dice and iou.
+        groups: What the case belongs to, such as phase, view or domain.
+        seconds: How long its prediction took; None where nobody says.
     """
 
     case: str
@@ -46,6 +48,9 @@ class CaseScore:
     false_positives: int
     false_negatives: int
     true_negatives: int
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None
 
     @classmethod
     def from_counts(cls, case: str, target: Target, counts: OverlapCounts) -> CaseScore:
@@ -62,6 +67,37 @@ class CaseScore:
             true_negatives=counts.true_negatives,
         )
 
+    def value(self, metric: str) -> float | None:
+        """A metric by its name; None where it is undefined or was not measured."""
+        return self.dice if metric == "dice" else self.iou if metric == "iou" else self.metrics.get(metric)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfusionMatrix:
+    """Voxels of all cases by what reference and prediction say.
+
+    Args:
+        names: Background, then labels, by the value in the files.
+        counts: One row per name in the reference, one column per name in the prediction. Ignored voxels are in none.
+    """
+
+    names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def from_joint(cls, joint: JointCounts, labels: LabelScheme) -> ConfusionMatrix:
+        """Name what was counted; values that are not declared count as background."""
+        by_value = {target.values[0]: target.name for target in labels.targets if len(target.values) == 1}
+        keep = [0, *(i + 1 for i, v in enumerate(joint.values) if v not in (0, labels.ignore_value))]
+        names = ["background", *(by_value.get(v, str(v)) for v in (joint.values[i - 1] for i in keep[1:]))]
+        table = joint.table.copy()
+        for i, value in enumerate(joint.values, start=1):
+            if value in (0, labels.ignore_value):  # a prediction of ignore is one of background
+                table[0] += table[i]
+                table[:, 0] += table[:, i]
+        counts = table[np.ix_(keep, keep)]
+        return cls(names=tuple(names), counts=tuple(tuple(int(n) for n in row) for row in counts))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
@@ -73,6 +109,11 @@ class Evaluation:
         mean: Metric -> mean over the labels' means.
         undefined: Label -> number of cases in which neither reference nor prediction has it.
         problems: What kept cases from being scored as they should, one sentence each.
+        deviations: Label -> metric -> standard deviation over cases (n - 1).
+        intervals: Label -> metric -> 95 % confidence interval of the mean, from resampled cases.
+        mean_intervals: Metric -> the same for the mean over labels.
+        confusion: Voxels by reference and prediction; None where it was not counted.
+        empty: What an empty mask in both was given; see :class:`autoseg.evaluation.measures.Measuring`.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -81,6 +122,16 @@ class Evaluation:
     mean: dict[str, float | None]
     undefined: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    deviations: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    mean_intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    confusion: ConfusionMatrix | None = None
+    empty: str = "undefined"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what was measured."""
+        return tuple(self.mean)
 
 
 def summarize(scores: Iterable[CaseScore], *, problems: Sequence[str] = ()) -> Evaluation:
@@ -91,18 +142,59 @@ def summarize(scores: Iterable[CaseScore], *, problems: Sequence[str] = ()) -> E
         problems: Sentences to hand on.
     """
     rows = tuple(scores)
-    names = list(dict.fromkeys(row.label for row in rows))
+    by_label: dict[str, list[CaseScore]] = {}
+    for row in rows:
+        by_label.setdefault(row.label, []).append(row)
+    metrics = list(dict.fromkeys([*METRICS, *(name for row in rows for name in row.metrics)]))
     labels = {
-        name: {metric: mean_of_defined(getattr(row, metric) for row in rows if row.label == name) for metric in METRICS}
-        for name in names
+        name: {metric: mean_of_defined(row.value(metric) for row in of_label) for metric in metrics}
+        for name, of_label in by_label.items()
     }
     return Evaluation(
         cases=rows,
         labels=labels,
-        mean={metric: mean_of_defined(means[metric] for means in labels.values()) for metric in METRICS},
-        undefined={name: sum(row.dice is None for row in rows if row.label == name) for name in names},
+        mean={metric: mean_of_defined(means[metric] for means in labels.values()) for metric in metrics},
+        undefined={name: sum(row.dice is None for row in of_label) for name, of_label in by_label.items()},
         problems=tuple(problems),
     )
+
+
+def with_spread(evaluation: Evaluation, *, seed: int = 0) -> Evaluation:
+    """Add standard deviations and 95 % confidence intervals.
+
+    Cases are resampled as a whole, with all their labels, so that the interval of the mean over labels is right too.
+
+    Args:
+        evaluation: Scores of some cases.
+        seed: Of the resampling.
+    """
+    names = list(dict.fromkeys(row.case for row in evaluation.cases))
+    tables = {metric: score_table(evaluation, metric, names) for metric in evaluation.metrics}
+    intervals: dict[str, dict[str, tuple[float, float]]] = {label: {} for label in evaluation.labels}
+    mean_intervals: dict[str, tuple[float, float]] = {}
+    deviations: dict[str, dict[str, float | None]] = {label: {} for label in evaluation.labels}
+    for metric, table in tables.items():
+        per_label, overall = bootstrap_means(table, seed=seed)
+        if overall is not None:
+            mean_intervals[metric] = overall
+        for label, interval, column in zip(evaluation.labels, per_label, table.T, strict=True):
+            if interval is not None:
+                intervals[label][metric] = interval
+            defined = column[~np.isnan(column)]
+            deviations[label][metric] = float(defined.std(ddof=1)) if len(defined) > 1 else None
+    return replace(evaluation, deviations=deviations, intervals=intervals, mean_intervals=mean_intervals)
+
+
+def score_table(evaluation: Evaluation, metric: str, cases: Sequence[str]) -> np.ndarray:
+    """One metric as float64 (cases, labels); NaN where it is undefined or a case is not there."""
+    row_of = {case: index for index, case in enumerate(cases)}
+    column_of = {label: index for index, label in enumerate(evaluation.labels)}
+    table = np.full((len(cases), len(column_of)), np.nan)
+    for row in evaluation.cases:
+        value = row.value(metric)
+        if value is not None and row.case in row_of:
+            table[row_of[row.case], column_of[row.label]] = value
+    return table
 
 
 def mean_of_defined(values: Iterable[float | None]) -> float | None:
@@ -112,7 +204,13 @@ def mean_of_defined(values: Iterable[float | None]) -> float | None:
 
 
 def score_case(
-    case_id: str, reference: np.ndarray, prediction: np.ndarray, labels: LabelScheme
+    case_id: str,
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    labels: LabelScheme,
+    *,
+    spacing: Sequence[float] | None = None,
+    measuring: Measuring = DICE_AND_IOU,
 ) -> tuple[CaseScore, ...]:
     """Score one case.
 
@@ -121,62 +219,51 @@ def score_case(
         reference: Label values (z, y, x) or (y, x).
         prediction: Label values, same shape.
         labels: What is scored, one row per target.
+        spacing: Millimetres per axis, for distances and volumes; None takes one.
+        measuring: What to measure besides Dice and IoU.
 
     Raises:
         ValueError: When the shapes differ.
     """
-    counts = overlap_counts(reference, prediction, labels.targets, ignore_value=labels.ignore_value)
-    return tuple(CaseScore.from_counts(case_id, t, c) for t, c in zip(labels.targets, counts, strict=True))
+    return scores_and_counts(case_id, reference, prediction, labels, spacing=spacing, measuring=measuring)[0]
 
 
-def evaluate_folder(
-    reference_dir: Path, prediction_dir: Path, labels: LabelScheme | None = None, *, workers: int = 0
-) -> Evaluation:
-    """Score every reference of a folder against the prediction of the same name; other files are ignored.
-
-    A missing or unreadable prediction counts as Dice 0 for every label and is a problem of the evaluation; it does
-    not stop the other cases.
-
-    Args:
-        reference_dir: Reference segmentations.
-        prediction_dir: Predictions.
-        labels: What is scored; None takes dataset.json in the reference folder or the one above it, else every
-            value above zero that occurs.
-        workers: Processes that read and count; 0 works in this one.
-
-    Raises:
-        DatasetError: When a folder does not exist or has no segmentation, a dataset.json is malformed, or a pair
-            differs in shape.
-    """
-    for folder in (reference_dir, prediction_dir):
-        if not folder.is_dir():
-            raise DatasetError(f"{folder} is not a folder")
-    ending = None
-    if labels is None:
-        labels, ending = declared_labels(reference_dir)
-    ending = ending or commonest_ending(reference_dir)
-    references = files_by_case(reference_dir, (ending,))
-    if not references:
-        raise DatasetError(f"{reference_dir} holds no segmentation ending in {ending}")
-    found = files_by_case(prediction_dir, (ending, *IMAGE_ENDINGS))
-    predictions = {case: path for case, path in found.items() if case in references}
-    if labels is None:
-        labels = _labels_that_occur([*references.values(), *predictions.values()])
-    jobs = [
-        _Pair(case=case, reference=path, prediction=predictions.get(case), folder=prediction_dir, labels=labels)
-        for case, path in references.items()
-    ]
-    scores: list[CaseScore] = []
-    problems: list[str] = []
-    for outcome in map_cases(_score_pair, jobs, workers=workers, label=lambda pair: pair.case):
-        scores.extend(outcome.scores)
-        problems.extend(outcome.problems)
-    return summarize(scores, problems=problems)
+def scores_and_counts(
+    case_id: str,
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    labels: LabelScheme,
+    *,
+    spacing: Sequence[float] | None = None,
+    measuring: Measuring = DICE_AND_IOU,
+) -> tuple[tuple[CaseScore, ...], JointCounts]:
+    """Score one case, as :func:`score_case`, and hand out the voxel counts as well."""
+    measures = measure_case(
+        reference,
+        prediction,
+        labels.targets,
+        spacing=spacing or (1.0,) * reference.ndim,
+        measuring=measuring,
+        ignore_value=labels.ignore_value,
+    )
+    rows = []
+    for target, counts, values in zip(labels.targets, measures.counts, measures.values, strict=True):
+        row = CaseScore.from_counts(case_id, target, counts)
+        if "dice" in values and "iou" in values:  # the rule for empty masks may say otherwise than the counts
+            row = replace(row, dice=values["dice"], iou=values["iou"])
+        rows.append(replace(row, metrics={k: v for k, v in values.items() if k not in METRICS}))
+    return tuple(rows), measures.joint
 
 
 def write_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Write JSON; what is undefined is null."""
-    write_json(evaluation, path)
+    plain = to_plain(evaluation)
+    for row in plain["cases"]:
+        row |= row.pop("metrics")
+        for name, nothing in (("groups", {}), ("seconds", None)):
+            if row[name] == nothing:
+                del row[name]
+    write_json(plain, path)
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -186,136 +273,49 @@ def read_evaluation(path: Path) -> Evaluation:
         MissingArtifactError: When there is no such file.
         ArtifactError: When it is something else.
     """
-    return read_json(Evaluation, path)
+    plain = read_plain(path)
+    rows = plain.get("cases") if isinstance(plain, dict) else None
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict):
+            row["metrics"] = {name: row.pop(name) for name in [*row] if name not in METRICS and is_metric(name)}
+    return decode_artifact(Evaluation, plain, source=str(path))
 
 
 def write_csv(evaluation: Evaluation, path: Path) -> None:
     """Write one line per case and label; what is undefined is empty."""
-    columns = ("case", "label", *METRICS, "true_positives", "false_positives", "false_negatives", "true_negatives")
+    groups = list(dict.fromkeys(name for row in evaluation.cases for name in row.groups))
+    timed = ["seconds"] if any(row.seconds is not None for row in evaluation.cases) else []
+    header = ["case", "label", *groups, *evaluation.metrics, *COUNTS, *timed]
+    write_rows(
+        path,
+        header,
+        (
+            [row.case, row.label]
+            + [row.groups.get(name, "") for name in groups]
+            + [row.value(metric) for metric in evaluation.metrics]
+            + [getattr(row, name) for name in (*COUNTS, *timed)]
+            for row in evaluation.cases
+        ),
+    )
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file atomically; None becomes an empty field."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([getattr(row, column) for column in columns] for row in evaluation.cases)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
-def declared_labels(
-    reference_dir: Path, *, label_map: Mapping[str, int] | None = None
-) -> tuple[LabelScheme | None, str | None]:
-    """Labels and file ending of the dataset.json that belongs to a folder of references; None without one.
+def with_groups(evaluation: Evaluation, groups: Mapping[str, Mapping[str, str]]) -> Evaluation:
+    """Say of every case what it belongs to.
 
     Args:
-        reference_dir: dataset.json lies in it or in the folder above it.
-        label_map: Value in the files -> value in dataset.json; None takes the map that may stand there.
-
-    Raises:
-        DatasetError: When the file is malformed.
+        evaluation: Scores of some cases.
+        groups: Case -> kind of group (phase, view, domain, ...) -> its name.
     """
-    for path in (reference_dir / "dataset.json", reference_dir.resolve().parent / "dataset.json"):
-        if not path.is_file():
-            continue
-        try:
-            table = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DatasetError(f"{path} cannot be read as JSON: {error}") from None
-        if not isinstance(table, dict) or not isinstance(table.get("labels"), dict):
-            raise DatasetError(f"{path} declares no labels")
-        ending = table.get("file_ending")
-        return LabelScheme.from_declaration(table, where=str(path), label_map=label_map), ending if isinstance(
-            ending, str
-        ) else None
-    return None, None
-
-
-def files_by_case(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-    """Segmentations by file name without ending, ordered by it.
-
-    Args:
-        folder: Looked through without its sub-folders; hidden files are ignored.
-        endings: Accepted endings; the first one wins where a case has several files.
-    """
-    found: dict[str, Path] = {}
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    for ending in endings:
-        for path in files:
-            if path.name.endswith(ending):
-                found.setdefault(path.name.removesuffix(ending), path)
-    return dict(sorted(found.items()))
-
-
-def commonest_ending(folder: Path) -> str:
-    """Ending of the references where no dataset.json declares it: a stray picture among them is no reference."""
-    counts = {ending: len(files_by_case(folder, (ending,))) for ending in IMAGE_ENDINGS}
-    return max(IMAGE_ENDINGS, key=lambda ending: counts[ending])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pair:
-    """Files to compare."""
-
-    case: str
-    reference: Path
-    prediction: Path | None
-    folder: Path
-    labels: LabelScheme
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PairOutcome:
-    scores: tuple[CaseScore, ...] = ()
-    problems: tuple[str, ...] = ()
-
-
-def _score_pair(pair: _Pair) -> _PairOutcome:
-    try:
-        reference = read_segmentation(pair.reference)
-    except DatasetError as error:
-        return _PairOutcome(problems=(f"case {pair.case} is not scored: {error}",))
-    if pair.prediction is None:
-        return _failed(pair, reference, f"case {pair.case} has no prediction in {pair.folder}; it counts as Dice 0")
-    try:
-        prediction = read_segmentation(pair.prediction)
-    except DatasetError as error:
-        return _failed(pair, reference, f"case {pair.case} counts as Dice 0: {error}")
-    if reference.array.shape != prediction.array.shape:
-        raise DatasetError(
-            f"{pair.prediction} has shape {prediction.array.shape}, its reference {pair.reference} has "
-            f"{reference.array.shape}"
-        )
-    return _PairOutcome(scores=score_case(pair.case, reference.array, prediction.array, pair.labels))
-
-
-def _failed(pair: _Pair, reference: Segmentation, problem: str) -> _PairOutcome:
-    """Score a case without a usable prediction: zero, also for labels that the reference does not have."""
-    nothing = np.zeros_like(reference.array)
-    counts = overlap_counts(reference.array, nothing, pair.labels.targets, ignore_value=pair.labels.ignore_value)
-    rows = tuple(
-        CaseScore(
-            case=pair.case,
-            label=target.name,
-            dice=0.0,
-            iou=0.0,
-            values=target.values,
-            true_positives=0,
-            false_positives=0,
-            false_negatives=count.false_negatives,
-            true_negatives=count.true_negatives,
-        )
-        for target, count in zip(pair.labels.targets, counts, strict=True)
-    )
-    return _PairOutcome(scores=rows, problems=(problem,))
-
-
-def _labels_that_occur(paths: Iterable[Path]) -> LabelScheme:
-    found: set[int] = set()
-    for path in paths:
-        try:
-            found.update(int(v) for v in np.unique(read_segmentation(path).array))
-        except DatasetError:
-            continue  # scoring will report it
-    values = sorted(found - {0})
-    if not values:
-        raise DatasetError("neither references nor predictions hold anything but background")
-    return LabelScheme(targets=tuple(Target(name=str(v), values=(v,)) for v in values), declared_count=len(values) + 1)
+    rows = tuple(replace(row, groups=dict(groups.get(row.case, {}))) for row in evaluation.cases)
+    return replace(evaluation, cases=rows)
 
 
 def _defined(value: float) -> float | None:

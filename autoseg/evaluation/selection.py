@@ -16,16 +16,8 @@ import blosc2
 import numpy as np
 
 from autoseg.errors import DatasetError, SettingsError
-from autoseg.evaluation.report import (
-    IMAGE_ENDINGS,
-    CaseScore,
-    Evaluation,
-    commonest_ending,
-    declared_labels,
-    files_by_case,
-    score_case,
-    summarize,
-)
+from autoseg.evaluation.folder import IMAGE_ENDINGS, commonest_ending, declared_labels, files_by_case
+from autoseg.evaluation.report import CaseScore, Evaluation, score_case, summarize
 from autoseg.image import Segmentation, read_segmentation
 from autoseg.inference.ensemble import average_probabilities
 from autoseg.inference.export import PROBABILITIES_ENDING, read_probabilities

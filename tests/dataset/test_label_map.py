@@ -15,7 +15,7 @@ from autoseg.augmentation.targets import make_targets
 from autoseg.cli.main import app
 from autoseg.dataset import DatasetSource, load_dataset
 from autoseg.errors import DatasetError
-from autoseg.evaluation.report import evaluate_folder
+from autoseg.evaluation.folder import evaluate_folder
 from autoseg.image import Segmentation, read_segmentation, write_segmentation
 from autoseg.labels import LabelScheme
 from autoseg.pipeline.prepare import plan_and_preprocess

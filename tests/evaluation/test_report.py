@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from autoseg.errors import DatasetError
+from autoseg.evaluation.folder import evaluate_folder
 from autoseg.evaluation.report import (
     CaseScore,
-    evaluate_folder,
     mean_of_defined,
     read_evaluation,
     score_case,
