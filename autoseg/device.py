@@ -9,15 +9,19 @@ import torch
 from autoseg.errors import SettingsError
 
 
-def choose_device(wanted: str) -> str:
+def choose_device(wanted: str, *, local_rank: int | None = None) -> str:
     """Resolve "auto" and check that a named device is there.
 
     Args:
         wanted: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        local_rank: Number of this process among those on the machine that train together; each takes a GPU of its
+            own. None for a process alone.
 
     Raises:
         SettingsError: When the device is unknown or absent.
     """
+    if local_rank is not None:
+        wanted = _own_device(wanted, local_rank)
     kind, _, index = wanted.partition(":")
     if wanted == "auto":
         if torch.cuda.is_available():
@@ -34,6 +38,17 @@ def choose_device(wanted: str) -> str:
         raise SettingsError("mps was asked for, but torch finds no Apple GPU here")
     if wanted not in ("cpu", "mps"):
         raise SettingsError(f"{wanted!r} is not a device; choose auto, cpu, cuda, cuda:N or mps")
+    return wanted
+
+
+def _own_device(wanted: str, local_rank: int) -> str:
+    """What a process among several on a machine asks for."""
+    if wanted in ("auto", "cuda"):
+        return f"cuda:{local_rank}" if torch.cuda.is_available() else wanted.replace("auto", "cpu")
+    if wanted != "cpu":
+        raise SettingsError(
+            f"several processes cannot share {wanted}; choose --device cuda, of which each takes one, or cpu"
+        )
     return wanted
 
 

@@ -34,6 +34,17 @@ class LoggingProgress:
         logger.info("%s: done", description)
 
 
+class SilentProgress:
+    """Progress for processes that work beside another one, which tells what happens."""
+
+    def message(self, text: str) -> None:
+        """Say nothing."""
+
+    def track(self, items: Iterable[T], *, total: int, description: str) -> Iterator[T]:  # noqa: ARG002
+        """Pass items through."""
+        yield from items
+
+
 def duration_in_words(seconds: float) -> str:
     """A duration for people: "00:14:03", or "2 d 05:00:00".
 

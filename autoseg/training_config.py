@@ -13,8 +13,13 @@ from autoseg.errors import SettingsError
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 OptimizerName = Literal["auto", "sgd", "adam", "adamw"]
 ScheduleName = Literal["poly", "cosine", "step", "exponential", "plateau", "one_cycle", "constant"]
+<<<<<<< HEAD
 Sampling = Literal["case", "class", "probabilistic", "pos_neg", "windows"]
 CaseWeights = Literal["equal", "annotated", "table"]
+=======
+Compilation = Literal["auto", "true", "false"]
+Sampling = Literal["case", "class"]
+>>>>>>> 0a1cdfa (wip)
 Augmentation = Literal["nnunet", "light", "none"]
 
 
@@ -66,6 +71,7 @@ class TrainingConfig:
             under a time budget where bfloat16 is taken when it was measured to be faster.
         deterministic: Whether operations must repeat bit for bit on a GPU too, which is slower; where torch has no
             such operation it warns. A CPU repeats anyway.
+        compile: Whether the network is compiled before training: "true", "false", or "auto" for long runs on CUDA.
         loggers: Where else curves go: "tensorboard", "wandb", "mlflow", several with commas; empty for nowhere.
         pretrained: Which weights the run begins with, as their identity; set by ``--pretrained``.
     """
@@ -99,6 +105,7 @@ class TrainingConfig:
     seed: int = 0
     precision: Precision = "auto"
     deterministic: bool = False
+    compile: Compilation = "auto"
     loggers: str = ""
     pretrained: str | None = None
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from autoseg.codec import read_json, to_plain, write_json
+from autoseg.communication import wait
 from autoseg.errors import SettingsError
 from autoseg.lock import hold
 from autoseg.losses.factory import build_loss
@@ -44,22 +45,34 @@ def agree_on_run(job: TrainingJob, device: torch.device, progress: Progress) -> 
         SettingsError: When the recorded settings differ from the job's; lists the differences.
     """
     path = job.run_record_path
+    if not job.ranks.is_first:
+        wait(job.ranks)  # for the first process to decide
+        if not path.is_file():
+            raise SettingsError(f"{path} was written by the first process and is not there; all must share its storage")
+        return read_json(RunRecord, path)
     lock = path.with_name(".run.lock")
     with hold(lock, str(path), wait=_WAIT_SECONDS, tell=progress.message):  # two folds may begin at the same moment
-        if path.is_file():
-            record = read_json(RunRecord, path)
-            _refuse_differences(record, job)
-            return record
-        record = _decide(job, device)
-        for name, reason in record.reasons.items():
-            progress.message(f"{name}: {reason}")
-        write_json(record, path)
+        record = _read_or_decide(job, device, progress)
+    wait(job.ranks)
+    return record
+
+
+def _read_or_decide(job: TrainingJob, device: torch.device, progress: Progress) -> RunRecord:
+    path = job.run_record_path
+    if path.is_file():
+        record = read_json(RunRecord, path)
+        _refuse_differences(record, job)
+        return record
+    record = _decide(job, device)
+    for name, reason in record.reasons.items():
+        progress.message(f"{name}: {reason}")
+    write_json(record, path)
         return record
 
 
 def _refuse_differences(record: RunRecord, job: TrainingJob) -> None:
     recorded, wanted = to_plain(record.settings), to_plain(job.config)
-    names = [name for name in wanted if name != "loggers"]  # they change nothing in the result
+    names = [name for name in wanted if name not in ("loggers", "compile")]  # they change nothing in the result
     differences = [f"{name} {recorded[name]} -> {wanted[name]}" for name in names if recorded[name] != wanted[name]]
     trained, planned = to_plain(record.configuration), to_plain(job.configuration)
     # Width and batch may have been reduced for a time budget; everything else must still be what was planned.
@@ -129,7 +142,7 @@ def _size(job: TrainingJob, device: torch.device, budget: float) -> Sized:
     precisions: tuple[ConcretePrecision, ...] = (_default_precision(job, device),)
     if job.config.precision == "auto" and device.type == "cpu":
         precisions = ("float32", "bfloat16")
-    measure = step_timer(job.plan, replace(job.config, time_budget=None), device)
+    measure = step_timer(job.plan, replace(job.config, time_budget=None), device, num_processes=job.ranks.size)
     if job.config.pretrained is not None:
         seconds, fastest = min((measure(job.configuration, p), p) for p in precisions)
         reason = f"as planned, so that the pretrained weights fit: {seconds:.3f} s per step in {fastest}"

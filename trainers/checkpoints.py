@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from autoseg.codec import from_plain, to_plain
+from autoseg.communication import require_same, wait
 from autoseg.errors import ArtifactError
 from autoseg.history import EpochRow
 from autoseg.inference.model import Checkpoint, ModelRecord, read_checkpoint, write_checkpoint
 from autoseg.progress import Progress
+from autoseg.ranks import ALONE, Ranks
 from autoseg.workspace import RunPaths
 
 
@@ -78,29 +80,50 @@ def resume_training(
     scaler: torch.amp.GradScaler,
     device: torch.device,
     progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> TrainingState:
     """Load checkpoint_last into network and optimizer; without one, the run begins anew.
 
-    A file that cannot be read is set aside, and the one before it is taken.
+    A file that cannot be read is set aside, and the one before it is taken. Of several processes the first one does
+    that, before the others read.
 
     Raises:
         ArtifactError: When no checkpoint can be read, or it belongs to another network.
+        TrainingError: When the processes do not find the same checkpoint.
     """
+    if not ranks.is_first:
+        wait(ranks)
     checkpoint = _read_newest(run, device, progress)
-    if checkpoint is None:
-        return TrainingState()
+    if ranks.is_first:
+        wait(ranks)
+    state = TrainingState() if checkpoint is None else _restore(checkpoint, run, network, optimizer, scaler)
+    require_same(
+        ranks,
+        state.step,
+        f"the processes do not see the same checkpoints; {run.root} must be on storage that they share",
+    )
+    if state.step:
+        progress.message(f"going on after {state.step} iterations and {state.seconds:.0f} s of training")
+    return state
+
+
+def _restore(
+    checkpoint: Checkpoint,
+    run: RunPaths,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> TrainingState:
     if checkpoint.training is None:
         raise ArtifactError(f"{run.last} holds no training state; remove {run.root} to train anew")
     try:
         network.load_state_dict(checkpoint.weights)
         optimizer.load_state_dict(checkpoint.training["optimizer"])
         scaler.load_state_dict(checkpoint.training["scaler"])
-        state = from_plain(TrainingState, json.loads(checkpoint.training["state"]))
+        return from_plain(TrainingState, json.loads(checkpoint.training["state"]))
     except (RuntimeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ArtifactError(f"{run.last} does not fit this run ({reason}); remove {run.root} to train anew") from None
-    progress.message(f"going on after {state.step} iterations and {state.seconds:.0f} s of training")
-    return state
 
 
 def _read_newest(run: RunPaths, device: torch.device, progress: Progress) -> Checkpoint | None:

@@ -16,9 +16,11 @@ class BatchSplitting:
     Args:
         criterion: The loss; decides whether parts give the gradient of the whole batch.
         tell: Told when a batch is split.
+        may_split: False where other processes wait for this one after every batch.
     """
 
-    def __init__(self, criterion: nn.Module, tell: Callable[[str], None]) -> None:
+    def __init__(self, criterion: nn.Module, tell: Callable[[str], None], *, may_split: bool = True) -> None:
+        self._may_split = may_split
         self._is_exact = bool(getattr(criterion, "is_mean_over_samples", False))
         self._tell = tell
         self._largest: int | None = None
@@ -35,6 +37,11 @@ class BatchSplitting:
             TrainingError: When there is but one patch left.
         """
         now = batch_size if self._largest is None else self._largest
+        if not self._may_split:
+            raise TrainingError(
+                f"{batch_size} patches, this process's share of a batch, do not fit the memory of {device}. Start more "
+                "processes, or plan smaller patches: autoseg plan-and-preprocess --gpu-memory GB"
+            )
         if now == 1:
             raise TrainingError(
                 f"one patch alone does not fit the memory of {device}. Plan smaller ones: "

@@ -6,20 +6,22 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import nn
 
 from autoseg.errors import TrainingError
-from autoseg.labels import LabelScheme
 from autoseg.losses.factory import build_loss
 from autoseg.networks.factory import build_network
 from autoseg.plan import Configuration, Plan
+from autoseg.ranks import ALONE, Ranks
 from autoseg.training import num_input_channels
 from autoseg.training_config import TrainingConfig
 
+from .compiling import compile_network, gradless_parameters, is_compiled
+from .distributed import loss_over_ranks, network_over_ranks, require_enough_patches, synchronize_batch_statistics
 from .optimization import build_optimizer
 from .sizing import ConcretePrecision
 from .splitting import BatchSplitting
@@ -34,8 +36,11 @@ class Stepper:
     """Everything one optimizer step touches.
 
     Args:
-        network: In training mode, on ``device``.
-        criterion: Loss of outputs and targets per scale.
+        network: In training mode, on ``device``; holds the weights.
+        called: The network as validation calls it, compiled where that was asked for.
+        trained: The network as training calls it; with several processes it averages their gradients.
+        criterion: Loss of outputs and targets per scale, of this process's patches.
+        loss: The same of the patches of all processes, which training minimizes.
         optimizer: Over the network's parameters.
         scaler: Keeps float16 gradients from vanishing; disabled in other precisions.
         device: Where to compute.
@@ -45,7 +50,10 @@ class Stepper:
     """
 
     network: nn.Module
+    called: nn.Module
+    trained: nn.Module
     criterion: nn.Module
+    loss: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
@@ -55,11 +63,14 @@ class Stepper:
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Outputs per scale, full resolution first, for images (b,c,...) that lie on the device."""
+        return self._forward(self.called, images)
+
+    def _forward(self, network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
         if images.ndim == 5:
             images = images.contiguous(memory_format=torch.channels_last_3d)
         enabled = self.precision != "float32"
         with torch.autocast(self.device.type, dtype=_DTYPES[self.precision], enabled=enabled):
-            outputs = self.network(images)
+            outputs = network(images)
         return outputs if isinstance(outputs, list) else [outputs]
 
     def step(self, images: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
@@ -86,8 +97,8 @@ class Stepper:
         parts = self.splitting.parts(len(images))
         losses = []
         for part in parts:
-            outputs = self.forward(images[part].to(self.device, non_blocking=True))
-            loss = self.criterion(outputs, [t[part].to(self.device, non_blocking=True) for t in targets])
+            outputs = self._forward(self.trained, images[part].to(self.device, non_blocking=True))
+            loss = self.loss(outputs, [t[part].to(self.device, non_blocking=True) for t in targets])
             share = (part.stop - part.start) / len(images)
             self.scaler.scale(loss * share if len(parts) > 1 else loss).backward()
             losses.append(loss.detach() * share)
@@ -104,18 +115,24 @@ def make_stepper(
     weight_decay: float,
     precision: ConcretePrecision,
     device: torch.device,
+    ranks: Ranks = ALONE,
     tell: Callable[[str], None] = logger.info,
 ) -> Stepper:
-    """Build network, loss and optimizer for a configuration; the seed decides the initial weights."""
+    """Build network, loss and optimizer for a configuration; the seed decides the initial weights.
+
+    Raises:
+        SettingsError: When several processes cannot share its batches.
+    """
+    require_enough_patches(configuration.batch_size, ranks)
     torch.manual_seed(config.seed)
-    network = build_network(
+    network: nn.Module = build_network(
         configuration.network, num_channels=num_input_channels(plan, configuration), num_outputs=plan.labels.num_outputs
     )
     network = network.to(device)
     if configuration.ndim == 3:
         # Channels last lets the CPU and tensor cores read a voxel's features in one go.
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # stubs lack 3d
-    network.train()
+    network = synchronize_batch_statistics(network, ranks).train()
     criterion = build_loss(
         config.loss,
         labels=plan.labels,
@@ -123,9 +140,18 @@ def make_stepper(
         num_scales=len(configuration.network.output_strides),
         supervision=configuration.network.supervision,
     ).to(device)
+    called, unused = network, frozenset[str]()
+    own = replace(configuration, batch_size=len(ranks.share(configuration.batch_size)))
+    if is_compiled(config, device):
+        called = compile_network(network, criterion, _example(own, plan, device), tell)
+    if not ranks.is_alone:
+        unused = gradless_parameters(network, network, criterion, _example(own, plan, device))
     return Stepper(
         network=network,
+        called=called,
+        trained=network_over_ranks(network, called, ranks, unused=unused),
         criterion=criterion,
+        loss=loss_over_ranks(criterion, ranks, batch_size=configuration.batch_size),
         optimizer=build_optimizer(
             network,
             optimizer,
@@ -137,12 +163,12 @@ def make_stepper(
         device=device,
         precision=precision,
         gradient_clip=config.gradient_clip,
-        splitting=BatchSplitting(criterion, tell),
+        splitting=BatchSplitting(criterion, tell, may_split=ranks.is_alone),
     )
 
 
 def step_timer(
-    plan: Plan, config: TrainingConfig, device: torch.device, *, repeats: int = 2
+    plan: Plan, config: TrainingConfig, device: torch.device, *, repeats: int = 2, num_processes: int = 1
 ) -> Callable[[Configuration, ConcretePrecision], float]:
     """Make a function that measures an optimizer step of a configuration on random patches.
 
@@ -151,9 +177,12 @@ def step_timer(
         config: Settings of the run.
         device: Where to measure.
         repeats: Steps timed after one that warms up; the fastest counts.
+        num_processes: How many share a batch; the share of one is timed.
     """
+    config = replace(config, compile="false")  # for every candidate that would take longer than measuring does
 
     def measure(configuration: Configuration, precision: ConcretePrecision) -> float:
+        configuration = replace(configuration, batch_size=-(-configuration.batch_size // num_processes))
         stepper = make_stepper(
             configuration,
             plan,
@@ -164,7 +193,7 @@ def step_timer(
             precision=precision,
             device=device,
         )
-        images, targets = _random_batch(configuration, plan.labels, num_input_channels(plan, configuration))
+        images, targets = _example(configuration, plan, torch.device("cpu"))
         fastest = float("inf")
         for _ in range(1 + repeats):
             started = time.perf_counter()
@@ -175,12 +204,11 @@ def step_timer(
     return measure
 
 
-def _random_batch(
-    configuration: Configuration, labels: LabelScheme, num_channels: int
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    generator = torch.Generator().manual_seed(0)
+def _example(configuration: Configuration, plan: Plan, device: torch.device) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """A random batch as training will have it."""
+    generator, labels = torch.Generator().manual_seed(0), plan.labels
     batch, patch = configuration.batch_size, configuration.patch_size
-    images = torch.randn(batch, num_channels, *patch, generator=generator)
+    images = torch.randn(batch, num_input_channels(plan, configuration), *patch, generator=generator)
     targets = []
     for stride in configuration.network.output_strides:
         shape = tuple(n // s for n, s in zip(patch, stride, strict=True))
@@ -189,7 +217,7 @@ def _random_batch(
             targets.append(torch.zeros(batch, channels, *shape))
         else:
             targets.append(torch.randint(0, 2, (batch, 1, *shape), generator=generator, dtype=torch.int16))
-    return images, targets
+    return images.to(device), [target.to(device) for target in targets]
 
 
 def require_finite(loss: float, case_ids: tuple[str, ...], *, step: int, checkpoint: str) -> None:

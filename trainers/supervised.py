@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from autoseg.codec import digest, write_json
+from autoseg.communication import value_of_first
 from autoseg.data.loading import Batch, make_loader
 from autoseg.errors import SettingsError
 from autoseg.figures import draw_progress
@@ -19,6 +20,7 @@ from autoseg.inference.model import ModelRecord
 from autoseg.networks.transfer import transfer
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import Progress, duration_in_words
+from autoseg.ranks import ALONE, Ranks
 from autoseg.training import FitReport, RunLogger, RunRecord, TrainingJob, num_input_channels
 
 from .agreement import agree_on_run
@@ -55,7 +57,7 @@ class SupervisedTrainer:
             return self._fit(job, progress)
 
     def _fit(self, job: TrainingJob, progress: Progress) -> FitReport:
-        clock = _Clock.start()
+        clock = _Clock.start(job)
         device = torch.device(job.device)
         record = agree_on_run(job, device, progress)
         if job.run.final.is_file():
@@ -69,6 +71,7 @@ class SupervisedTrainer:
             weight_decay=record.weight_decay,
             precision=record.precision,
             device=device,
+            ranks=job.ranks,
             tell=progress.message,
         )
         state = resume_training(
@@ -77,13 +80,14 @@ class SupervisedTrainer:
             optimizer=stepper.optimizer,
             scaler=stepper.scaler,
             device=device,
+            ranks=job.ranks,
             progress=progress,
         )
         if state.step == 0 and job.config.pretrained is not None:
             _begin_with(job, stepper, progress)
         run = _Run(job=job, record=record, stepper=stepper, progress=progress, clock=clock.plus(state.seconds))
         with ExitStack() as open_files:
-            loggers = open_loggers(job)
+            loggers = open_loggers(job) if job.ranks.is_first else []
             for logger in loggers:
                 open_files.callback(logger.close)
             state = replace(run, loggers=tuple(loggers)).train(state)
@@ -112,26 +116,32 @@ def _begin_with(job: TrainingJob, stepper: Stepper, progress: Progress) -> None:
             "name their file: --pretrained FILE"
         )
     report = transfer(job.pretrained, stepper.network, job.plan.labels)
-    write_json(report, job.run.transfer_report)
+    if job.ranks.is_first:
+        write_json(report, job.run.transfer_report)
     progress.message(report.summary())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Clock:
-    """Wall time of the run, that of its interrupted parts included."""
+    """Wall time of the run, that of its interrupted parts included.
+
+    Where the time decides what happens, all processes look at the first one's clock.
+    """
 
     started: float
+    ranks: Ranks
 
     @classmethod
-    def start(cls) -> _Clock:
-        return cls(time.perf_counter())
+    def start(cls, job: TrainingJob) -> _Clock:
+        decides = job.config.time_budget is not None
+        return cls(started=time.perf_counter(), ranks=job.ranks if decides else ALONE)
 
     def plus(self, seconds: float) -> _Clock:
-        return _Clock(self.started - seconds)
+        return replace(self, started=self.started - seconds)
 
     @property
     def seconds(self) -> float:
-        return time.perf_counter() - self.started
+        return value_of_first(self.ranks, time.perf_counter() - self.started)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,9 +203,9 @@ class _Run:
         while True:
             learning_rate = self._learning_rate(length.fraction(step, self.clock.seconds), history)
             set_learning_rate(self.stepper.optimizer, learning_rate)
-            asked = self.clock.seconds
+            asked = time.perf_counter()
             batch = next(batches)
-            waited += self.clock.seconds - asked
+            waited += time.perf_counter() - asked
             losses.append(self.stepper.step(batch.images, batch.targets))
             case_ids.append(batch.case_ids)
             if self.stepper.device.type == "cpu":  # reading a loss from a GPU would make it idle
@@ -226,17 +236,31 @@ class _Run:
 
     def _training_loader(self, start_step: int, total_steps: int | None) -> DataLoader[Batch]:
         remaining = None if total_steps is None else total_steps - start_step
-        return self._loader(self.job.fold.train, augment=True, start_step=start_step, num_steps=remaining)
+        patches = self.job.ranks.share(self.record.configuration.batch_size)
+        return self._loader(
+            self.job.fold.train, augment=True, start_step=start_step, num_steps=remaining, patches=patches
+        )
 
     def _validation_loader(self) -> DataLoader[Batch]:
         """The same patches in every epoch, so that scores can be compared."""
         wanted = self.job.config.validation_iterations
         if self.job.config.time_budget is not None:
             wanted = min(wanted, _BUDGET_VALIDATION_ITERATIONS)
-        return self._loader(self.job.fold.val, augment=False, start_step=0, num_steps=wanted)
+        ranks = self.job.ranks
+        first = min(ranks.rank, wanted)
+        return self._loader(
+            self.job.fold.val, augment=False, start_step=first, num_steps=wanted - first, stride=ranks.size
+        )
 
     def _loader(
-        self, case_ids: tuple[str, ...], *, augment: bool, start_step: int, num_steps: int | None
+        self,
+        case_ids: tuple[str, ...],
+        *,
+        augment: bool,
+        start_step: int,
+        num_steps: int | None,
+        patches: range | None = None,
+        stride: int = 1,
     ) -> DataLoader[Batch]:
         on_gpu = self.stepper.device.type == "cuda"
         return make_loader(
@@ -256,6 +280,8 @@ class _Run:
             case_weights=self.job.case_weights if augment else None,
             augmentation=self.job.config.augmentation,
             mirror_axes=self._mirror_axes,
+            patches=patches,
+            stride=stride,
         )
 
     @property
@@ -273,6 +299,7 @@ class _Run:
             forward=stepper.forward,
             criterion=stepper.criterion,
             device=stepper.device,
+            ranks=self.job.ranks,
         )
 
     def _row(self, state: TrainingState, epoch: _Epoch, score: PatchScore) -> EpochRow:
@@ -292,6 +319,8 @@ class _Run:
 
     def _save(self, state: TrainingState, *, is_best: bool, is_final: bool) -> None:
         job = self.job
+        if not job.ranks.is_first:
+            return
         model = ModelRecord(
             configuration=self.record.configuration,
             labels=job.plan.labels,

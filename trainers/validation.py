@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from autoseg.communication import sum_over_ranks
 from autoseg.data.loading import Batch
 from autoseg.labels import LabelScheme
 from autoseg.losses.targets import separate_ignored
+from autoseg.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ def validate(
     forward: Callable[[torch.Tensor], list[torch.Tensor]],
     criterion: nn.Module,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> PatchScore:
     """Score a network on batches without changing it.
 
@@ -45,20 +48,23 @@ def validate(
         forward: Network call under the run's precision, images (b,c,...) to outputs per scale.
         criterion: The training loss.
         device: Where to compute.
+        ranks: Processes that take turns, each with batches of its own.
     """
     network.eval()
     losses: list[torch.Tensor] = []
-    counts = torch.zeros(3, len(labels.targets), dtype=torch.float64, device=device)  # intersection, predicted, true
+    counts = torch.zeros(3, len(labels.targets), dtype=torch.int64, device=device)  # intersection, predicted, true
     for batch in batches:
         targets = [t.to(device, non_blocking=True) for t in batch.targets]
         outputs = forward(batch.images.to(device, non_blocking=True))
         losses.append(criterion(outputs, targets).detach())
         counts += _counts(outputs[0].float(), targets[0], labels)
     network.train()
-    intersection, predicted, true = counts.cpu()
+    total = torch.stack(losses).cpu().double().sum() if losses else torch.tensor(0.0, dtype=torch.float64)
+    loss, num = sum_over_ranks(ranks, torch.stack([total, total.new_tensor(len(losses))]))
+    intersection, predicted, true = sum_over_ranks(ranks, counts.cpu().double())
     occurs = (predicted + true) > 0
     dice = (2 * intersection / (predicted + true).clamp(min=1))[occurs]
-    return PatchScore(loss=float(torch.stack(losses).mean()), dice=float(dice.mean()) if occurs.any() else 0.0)
+    return PatchScore(loss=float(loss / num), dice=float(dice.mean()) if occurs.any() else 0.0)
 
 
 def _counts(output: torch.Tensor, target: torch.Tensor, labels: LabelScheme) -> torch.Tensor:
@@ -72,4 +78,4 @@ def _counts(output: torch.Tensor, target: torch.Tensor, labels: LabelScheme) -> 
     if counting is not None:
         predicted, true = predicted & counting, true & counting
     axes = (0, *range(2, output.ndim))
-    return torch.stack([(predicted & true).sum(axes), predicted.sum(axes), true.sum(axes)]).double()
+    return torch.stack([(predicted & true).sum(axes), predicted.sum(axes), true.sum(axes)])

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autoseg.cli.app import command
-from autoseg.cli.console import ConsoleProgress, output
+from autoseg.cli.console import ConsoleProgress, messages, output
 from autoseg.cli.options import Device, Directory, Workers, WorkspaceDir, find_workspace, parse_duration
 from autoseg.errors import SettingsError
+from autoseg.ranks import ALONE, Ranks
+from autoseg.workspace import Workspace
+
+if TYPE_CHECKING:
+    from autoseg.pipeline.train import TrainingReport
 
 
 @command("train")
@@ -46,50 +53,79 @@ def train(
         raise SettingsError("--validate-only needs a fold, for instance fold0")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may not repeat; read at start
-    # Both import torch, which takes seconds: only after the words are known to be right.
+    # These import torch, which takes seconds: only after the words are known to be right.
+    from autoseg.communication import joined
+    from autoseg.device import choose_device
     from autoseg.interop.pretrained import load_pretrained
-    from autoseg.pipeline.train import train as train_fold
-    from autoseg.pipeline.train import train_missing
     from autoseg.training_config import TrainingConfig
 
-    assignments = list(settings or ())
-    given = {"epochs": epochs, "iterations": iterations, "seed": seed}
-    assignments += [f"{name}={value}" for name, value in given.items() if value is not None]
-    if deterministic:
-        assignments.append("deterministic=true")
+    given: dict[str, object] = {
+        "epochs": epochs,
+        "iterations": iterations,
+        "seed": seed,
+        "deterministic": deterministic or None,
+    }
     if time_budget is not None:
-        assignments.append(f"time_budget={parse_duration(time_budget)}")
-    config = TrainingConfig().with_settings(assignments)
+        given["time_budget"] = parse_duration(time_budget)
+    config = TrainingConfig().with_settings([*(settings or ()), *_assignments(given)])
     weights = None if pretrained is None else load_pretrained(pretrained)
-    found, progress = find_workspace(directory, workspace), ConsoleProgress()
-    if fold is None:
-        reports = train_missing(
-            found,
-            [configuration],
+    found, progress, ranks = find_workspace(directory, workspace), ConsoleProgress(), started_ranks()
+    messages.quiet = messages.quiet or not ranks.is_first
+    if not ranks.is_alone:
+        device = choose_device(device, local_rank=ranks.local_rank)
+    shared = partial(_reports, found, configuration, fold, validate_only=validate_only)
+    num_trained = 0
+    with joined(ranks, device):
+        for report in shared(
             config=config,
             variant=variant,
             device=device,
             workers=workers,
             pretrained=weights,
+            ranks=ranks,
             progress=progress,
-        )
-        num_trained = 0
-        for report in reports:
-            output.print(report.summary(), markup=False, highlight=False)
+        ):
             num_trained += 1
-        if num_trained == 0:
-            progress.message(f"nothing to do: every fold of {configuration} is trained. Next: autoseg ensemble-predict")
-        return
-    report = train_fold(
-        found,
-        configuration,
-        fold,
-        config=config,
-        variant=variant,
-        device=device,
-        workers=workers,
-        validate_only=validate_only,
-        pretrained=weights,
-        progress=progress,
-    )
-    output.print(report.summary(), markup=False, highlight=False)
+            if ranks.is_first:
+                output.print(report.summary(), markup=False, highlight=False)
+    if num_trained == 0:
+        progress.message(f"nothing to do: every fold of {configuration} is trained. Next: autoseg ensemble-predict")
+
+
+def _reports(
+    workspace: Workspace,
+    configuration: str,
+    fold: str | None,
+    *,
+    validate_only: bool,
+    **options: Any,  # noqa: ANN401 - handed on
+) -> Iterator[TrainingReport]:
+    """Train the fold, or every missing one."""
+    from autoseg.pipeline.train import train as train_fold
+    from autoseg.pipeline.train import train_missing
+
+    if fold is None:
+        yield from train_missing(workspace, [configuration], **options)
+    else:
+        yield train_fold(workspace, configuration, fold, validate_only=validate_only, **options)
+
+
+def _assignments(given: Mapping[str, object]) -> list[str]:
+    """Options as settings, those that were given."""
+    return [f"{name}={value}" for name, value in given.items() if value is not None]
+
+
+def started_ranks() -> Ranks:
+    """The place of this process among those that torchrun started; a process alone without it.
+
+    Raises:
+        SettingsError: When the environment is not as torchrun makes it.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if "MASTER_ADDR" not in os.environ or not set(names) <= set(os.environ):
+        return ALONE
+    try:
+        rank, size, local_rank = (int(os.environ[name]) for name in names)
+        return Ranks(rank=rank, size=size, local_rank=local_rank)
+    except ValueError as error:
+        raise SettingsError(f"RANK, WORLD_SIZE and LOCAL_RANK are not as torchrun sets them: {error}") from None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoseg.labels import LabelScheme
-from autoseg.losses.targets import at_least_float32, separate_ignored
+from autoseg.losses.targets import SumOverBatch, at_least_float32, own_sums, separate_ignored
 
 
 class CrossEntropyLoss(nn.Module):
@@ -23,6 +24,7 @@ class CrossEntropyLoss(nn.Module):
     def __init__(self, *, labels: LabelScheme, batch_dice: bool = False) -> None:  # noqa: ARG002 - see above
         super().__init__()
         self.labels = labels
+        self.sum_over_batch: SumOverBatch = own_sums
 
     @property
     def is_mean_over_samples(self) -> bool:
@@ -44,4 +46,6 @@ class CrossEntropyLoss(nn.Module):
             losses = F.cross_entropy(logits, target[:, 0].long(), reduction="none")[:, None]
         if counts is None:
             return losses.mean()
-        return (losses * counts).sum() / counts.sum().clamp_min(1)
+        total, num = self.sum_over_batch(torch.stack(((losses * counts).sum(), counts.sum())))
+        mean: Tensor = total / num.clamp_min(1)
+        return mean

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.labels import LabelScheme
-from autoseg.losses.targets import foreground_pairs
+from autoseg.losses.targets import SumOverBatch, foreground_pairs, own_sums
 
 
 class SoftDiceLoss(nn.Module):
@@ -28,6 +28,7 @@ class SoftDiceLoss(nn.Module):
         self.labels = labels
         self.batch_dice = batch_dice
         self.smooth = smooth
+        self.sum_over_batch: SumOverBatch = own_sums
 
     @property
     def is_mean_over_samples(self) -> bool:
@@ -47,5 +48,7 @@ class SoftDiceLoss(nn.Module):
             over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
             overlap = (predicted * reference).sum(over)
             total = predicted.sum(over) + reference.sum(over)
+            if self.batch_dice:
+                overlap, total = self.sum_over_batch(torch.stack((overlap, total)))
             dice = (2 * overlap + self.smooth) / (total + self.smooth).clamp_min(1e-8)
             return -dice.mean()

@@ -7,6 +7,8 @@ where the voxel is ignored, if the dataset declares an ignore label.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,15 @@ def indicators(target: Tensor, num_classes: int) -> Tensor:
     """Turn channel indices (b, 1, ...) into booleans per output channel (b, k, ...)."""
     shape = (target.shape[0], num_classes, *target.shape[2:])
     return torch.zeros(shape, dtype=torch.bool, device=target.device).scatter_(1, target.long(), value=True)
+
+
+SumOverBatch = Callable[[Tensor], Tensor]
+"""What a loss does with sums over its patches before it divides them, so that several processes can share a batch."""
+
+
+def own_sums(sums: Tensor) -> Tensor:
+    """The sums as they are: this process has the whole batch."""
+    return sums
 
 
 def mean_of_counted(losses: Tensor, counts: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 
 from autoseg.atomic import file_digest
 from autoseg.codec import digest
+from autoseg.communication import wait
 from autoseg.dataset import Case, Dataset
 from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError
 from autoseg.evaluation.report import CaseScore, Evaluation, read_evaluation, score_case, summarize, write_evaluation
@@ -56,14 +57,19 @@ def predict_held_out(job: TrainingJob, dataset: Dataset, progress: Progress, *, 
     cases = [by_id[case] for case in job.fold.val]
     origins = _origins(job, cases)
     todo = [case for case in cases if again or not _is_predicted(case, job, origins[case.id])]
-    if not todo and is_scored(job.run, job.plan, job.configuration.name, job.fold):
+    is_done = not todo and is_scored(job.run, job.plan, job.configuration.name, job.fold)
+    wait(job.ranks)  # all have looked before anything changes
+    if is_done:
         return read_evaluation(job.run.scores)
-    job.run.scores.unlink(missing_ok=True)
-    if todo:
-        _predict(todo, job, origins, progress)
-    evaluation = summarize([score for case in cases for score in _score(case, job)])
-    write_evaluation(evaluation, job.run.scores)
-    return evaluation
+    if job.ranks.is_first:
+        job.run.scores.unlink(missing_ok=True)
+    if own := job.ranks.turn(todo):
+        _predict(own, job, origins, progress)
+    wait(job.ranks)
+    if job.ranks.is_first:
+        write_evaluation(summarize([score for case in cases for score in _score(case, job)]), job.run.scores)
+    wait(job.ranks)
+    return read_evaluation(job.run.scores)
 
 
 def is_scored(run: RunPaths, plan: Plan, name: str, fold: Fold) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg.atomic import remove_leftovers
 from autoseg.codec import write_json
+from autoseg.communication import wait
 from autoseg.dataset import load_dataset
 from autoseg.device import choose_device, loader_workers
 from autoseg.errors import LockedError, MissingArtifactError, SettingsError
@@ -18,7 +20,8 @@ from autoseg.pipeline.case_weights import weigh_cases
 from autoseg.pipeline.held_out import is_scored, predict_held_out
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.store import CaseStore, verify_cases
-from autoseg.progress import LoggingProgress, Progress
+from autoseg.progress import LoggingProgress, Progress, SilentProgress
+from autoseg.ranks import ALONE, Ranks
 from autoseg.splits import Fold, FoldName, fold_dir_name, parse_fold, read_splits
 from autoseg.training import TRAINERS, RunRecord, TrainingJob
 from autoseg.training_config import TrainingConfig
@@ -72,6 +75,7 @@ def train(
     workers: int | None = None,
     validate_only: bool = False,
     pretrained: PretrainedWeights | None = None,
+    ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> TrainingReport:
     """Train one fold, or go on with it; then predict its held-out cases.
@@ -86,18 +90,23 @@ def train(
         workers: Loader processes; None chooses.
         validate_only: Do not train; predict and score with the final checkpoint.
         pretrained: Weights to begin with; see :func:`autoseg.interop.pretrained.load_pretrained`.
+        ranks: The processes that train the fold together, each with the same arguments but for its device, within
+            :func:`autoseg.communication.joined`.
         progress: Told what happens; None logs.
 
     Raises:
         AutosegError: When the configuration, the fold or an artifact is missing or contradicts the settings.
     """
     workspace = Workspace.of(workspace)
-    progress = progress or LoggingProgress()
+    progress = (progress or LoggingProgress()) if ranks.is_first else SilentProgress()
     config = config or TrainingConfig()
     if pretrained is not None:
         config = replace(config, pretrained=pretrained.identity)
-    plan = workspace.load_plan()
-    planned = _with_variant(workspace, plan, configuration, variant)
+    if not ranks.is_first:
+        wait(ranks)  # the first one may add a variant to the plan
+    planned = _with_variant(workspace, workspace.load_plan(), configuration, variant)
+    if ranks.is_first:
+        wait(ranks)
     folds = load_folds(workspace)
     fold_name = parse_fold(str(fold), num_folds=len(folds))
     job = _job(workspace, planned, folds, fold_name, config, choose_device(device), workers)
@@ -106,24 +115,27 @@ def train(
         job.fold.train,
         workspace=workspace,
         store=CaseStore(job.preprocessed_dir),
-        labels=plan.labels,
+        labels=job.plan.labels,
     )
-    job = replace(job, pretrained=pretrained, case_weights=weights)
+    job = replace(job, pretrained=pretrained, case_weights=weights, ranks=ranks)
     if validate_only and not job.run.final.is_file():
         raise MissingArtifactError(
             f"{planned.name} {fold_dir_name(fold_name)} has no final checkpoint to validate. "
             f"Train it first: autoseg train {planned.name} {fold_dir_name(fold_name)}"
         )
-    with hold(job.run.lock, f"{planned.name} {fold_dir_name(fold_name)}", tell=progress.message):
+    what = f"{planned.name} {fold_dir_name(fold_name)}"
+    with hold(job.run.lock, what, tell=progress.message) if ranks.is_first else nullcontext():
         return _train_and_score(workspace, job, progress, score=fold_name != "all", again=validate_only)
 
 
 def _train_and_score(
     workspace: Workspace, job: TrainingJob, progress: Progress, *, score: bool, again: bool
 ) -> TrainingReport:
-    remove_leftovers(job.run.root)
-    if not job.run.final.is_file():
-        verify_cases(job.preprocessed_dir, [*job.fold.train, *job.fold.val])
+    if job.ranks.is_first:
+        remove_leftovers(job.run.root)
+        if not job.run.final.is_file():
+            verify_cases(job.preprocessed_dir, [*job.fold.train, *job.fold.val])
+    wait(job.ranks)
     trainer = TRAINERS.get(job.config.trainer, allow_reference=True)()
     fitted = trainer.fit(job, progress)
     scores: dict[str, float | None] = {}
@@ -154,6 +166,7 @@ def train_missing(
     device: str = "auto",
     workers: int | None = None,
     pretrained: PretrainedWeights | None = None,
+    ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Iterator[TrainingReport]:
     """Train every fold that has no scores yet, in an order in which nothing waits for something later.
@@ -169,13 +182,14 @@ def train_missing(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         workers: Loader processes; None chooses.
         pretrained: Weights that every fold begins with.
+        ranks: The processes that train every fold together.
         progress: Told what happens; None logs.
 
     Yields:
         One report per trained fold.
     """
     workspace = Workspace.of(workspace)
-    progress = progress or LoggingProgress()
+    progress = (progress or LoggingProgress()) if ranks.is_first else SilentProgress()
     config = config or TrainingConfig()
     plan = workspace.load_plan()
     names = trainable(plan) if list(configurations) == ["all"] else tuple(configurations)
@@ -201,9 +215,12 @@ def train_missing(
                     device=device,
                     workers=workers,
                     pretrained=pretrained,
+                    ranks=ranks,
                     progress=progress,
                 )
             except LockedError as error:
+                if not ranks.is_alone:
+                    raise
                 progress.message(f"{stored} fold{fold} is left to whoever works on it: {error}")
 
 

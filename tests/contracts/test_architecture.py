@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("autoseg", "planners", "trainers")
 LAYERS = (
-    ("cli",),
+    ("cli", "__main__"),
     ("pipeline", "interop"),
     ("planning", "training", "training_config"),
     ("data", "inference", "evaluation.selection"),
@@ -24,6 +24,7 @@ LAYERS = (
     (
         *("fingerprint", "plan", "splits", "dataset", "check", "workspace", "parallel", "registry", "progress"),
         *("synthetic", "figures", "history", "hardware", "device", "lock", "receipt", "memory", "workers"),
+        *("ranks", "communication"),
     ),
     ("geometry", "labels", "image", "nifti", "codec", "assignments", "atomic", "errors"),
 )
@@ -33,7 +34,7 @@ CONFINED = {
     "SimpleITK": ("autoseg.image", "autoseg.preprocessing", "autoseg.workers"),
     "torch": (
         *("autoseg.augmentation", "autoseg.data", "autoseg.networks", "autoseg.losses", "autoseg.inference"),
-        *("autoseg.device", "autoseg.interop", "autoseg.trainers"),
+        *("autoseg.device", "autoseg.communication", "autoseg.interop", "autoseg.trainers"),
     ),
     "matplotlib": ("autoseg.figures",),
     "typer": ("autoseg.cli",),

@@ -35,7 +35,7 @@ LIGHT = {
     "the package and its core": [
         name
         for name in modules_in("autoseg", "autoseg")
-        if name != "autoseg.device"  # asks torch for devices
+        if name not in ("autoseg.device", "autoseg.communication")  # these ask torch
     ],
     "the command line": modules_in("autoseg/cli", "autoseg.cli"),
     "planners": modules_in("planners", "autoseg.planners"),

@@ -77,7 +77,7 @@ def stepper(*, batch_dice: bool, room: int | None, told: list[str]) -> Stepper:
         device=torch.device("cpu"),
         tell=told.append,
     )
-    return made if room is None else replace(made, network=Cramped(made.network, room))
+    return made if room is None else replace(made, trained=Cramped(made.network, room))
 
 
 def batch() -> tuple[torch.Tensor, list[torch.Tensor]]:
