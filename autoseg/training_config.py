@@ -13,13 +13,9 @@ from autoseg.errors import SettingsError
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 OptimizerName = Literal["auto", "sgd", "adam", "adamw"]
 ScheduleName = Literal["poly", "cosine", "step", "exponential", "plateau", "one_cycle", "constant"]
-<<<<<<< HEAD
 Sampling = Literal["case", "class", "probabilistic", "pos_neg", "windows"]
 CaseWeights = Literal["equal", "annotated", "table"]
-=======
 Compilation = Literal["auto", "true", "false"]
-Sampling = Literal["case", "class"]
->>>>>>> 0a1cdfa (wip)
 Augmentation = Literal["nnunet", "light", "none"]
 
 

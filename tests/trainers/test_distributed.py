@@ -84,10 +84,7 @@ app()
 def make_losses():  # noqa: ANN201 - also called by the processes
     generator = torch.Generator().manual_seed(3)
     for name, scheme in LOSSES:
-        labels = LabelScheme.from_table(SCHEMES[scheme], where="test")
-        options = {"region_order": (1, 2)} if scheme == "regions" else {}
-        if options:
-            labels = LabelScheme.from_table(SCHEMES[scheme], where="test", **options)
+        labels = LabelScheme.from_table(SCHEMES[scheme], (1, 2) if scheme == "regions" else (), where="test")
         outputs, targets = [], []
         for size in (8, 4):
             outputs.append(torch.randn(BATCH, labels.num_outputs, size, size, generator=generator, dtype=torch.float64))
@@ -107,21 +104,36 @@ def start(script: str, words: Sequence[Sequence[str]]) -> list[subprocess.Popen[
     processes = []
     for rank, arguments in enumerate(words):
         environment = {
-            **{"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-            **{"RANK": str(rank), "WORLD_SIZE": str(len(words)), "LOCAL_RANK": str(rank)},
+            "PATH": "/usr/bin:/bin",
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "RANK": str(rank),
+            "WORLD_SIZE": str(len(words)),
+            "LOCAL_RANK": str(rank),
         }
         command = [sys.executable, "-c", script, str(rank), *arguments]
         processes.append(
-            subprocess.Popen(
-                command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
+            subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         )
     return processes
 
 
 def torchrun(workspace: Workspace, *more: str) -> list[str]:
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
-    return [*words, "--standalone", "-m", "autoseg", "train", "2d", "fold0", "-w", str(workspace.root), *SETTINGS, *more]
+    return [
+        *words,
+        "--standalone",
+        "-m",
+        "autoseg",
+        "train",
+        "2d",
+        "fold0",
+        "-w",
+        str(workspace.root),
+        *SETTINGS,
+        *more,
+    ]
 
 
 def test_losses_and_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
