@@ -48,8 +48,7 @@ def joined(ranks: Ranks, device: str) -> Iterator[None]:
         if not _is_lost_connection(error):
             raise
         raise TrainingError(
-            f"rank {ranks.rank} lost the other processes, of which one ended; its own message says why "
-            f"({str(error).splitlines()[0]})"
+            f"process {ranks.rank} lost the {ranks.size - 1} others, of which one ended; its own message says why"
         ) from error
 
 

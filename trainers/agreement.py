@@ -67,7 +67,7 @@ def _read_or_decide(job: TrainingJob, device: torch.device, progress: Progress) 
     for name, reason in record.reasons.items():
         progress.message(f"{name}: {reason}")
     write_json(record, path)
-        return record
+    return record
 
 
 def _refuse_differences(record: RunRecord, job: TrainingJob) -> None:

@@ -138,6 +138,7 @@ def _train_and_score(
     wait(job.ranks)
     trainer = TRAINERS.get(job.config.trainer, allow_reference=True)()
     fitted = trainer.fit(job, progress)
+    wait(job.ranks)  # for the checkpoints, which the first one writes
     scores: dict[str, float | None] = {}
     mean: float | None = None
     if score:

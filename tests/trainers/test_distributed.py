@@ -196,7 +196,7 @@ def test_a_failure_in_one_process_ends_all_with_a_message(workspace: Workspace) 
     texts = [re.sub(r"\s+", " ", process.communicate(timeout=100)[0]) for process in processes]
     assert [process.returncode for process in processes] == [2, 2], texts
     assert "Error: the disk is on fire" in texts[1]
-    assert "Error: rank 0 lost the other processes" in texts[0]
+    assert "Error: process 0 lost the 1 others" in texts[0]
     assert not workspace.run("2d", 0).final.exists()
 
 
