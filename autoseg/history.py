@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from autoseg.atomic import atomic_path
@@ -26,6 +26,7 @@ class EpochRow:
         val_dice: Mean foreground Dice over all validation patches together.
         ema_dice: Exponential moving average of ``val_dice``.
         waiting: Share of the training time spent waiting for batches.
+        volume_dice: Mean foreground Dice over the whole held-out cases; None in epochs that did not measure it.
     """
 
     epoch: int
@@ -37,6 +38,7 @@ class EpochRow:
     val_dice: float
     ema_dice: float
     waiting: float
+    volume_dice: float | None = None
 
 
 def write_rows(rows: Sequence[EpochRow], path: Path) -> None:
@@ -56,17 +58,23 @@ def read_rows(path: Path) -> tuple[EpochRow, ...]:
         ArtifactError: When the file is not such a table.
     """
     columns = [f.name for f in fields(EpochRow)]
+    required = [f.name for f in fields(EpochRow) if f.default is MISSING]
     try:
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
         rows = tuple(_parse(row) for row in reader)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ArtifactError(f"{path} is not a training log: {error}") from None
-    if reader.fieldnames != columns:
-        raise ArtifactError(f"{path} is not a training log of this version: its columns are {reader.fieldnames}")
+    found = list(reader.fieldnames or ())
+    if found != columns[: len(found)] or len(found) < len(required):  # earlier versions had fewer columns
+        raise ArtifactError(f"{path} is not a training log of this version: its columns are {found}")
     return rows
 
 
 def _parse(row: dict[str, str]) -> EpochRow:
     counts = {name: int(row[name]) for name in ("epoch", "iterations")}
-    values = {f.name: float(row[f.name]) for f in fields(EpochRow) if f.name not in counts}
+    values = {
+        f.name: float(row[f.name])
+        for f in fields(EpochRow)
+        if f.name not in counts and (f.default is MISSING or row.get(f.name))
+    }
     return EpochRow(**counts, **values)  # type: ignore[arg-type]  # the two dicts divide the fields by type

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,11 +12,31 @@ from autoseg.errors import SettingsError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 OptimizerName = Literal["auto", "sgd", "adam", "adamw"]
-ScheduleName = Literal["poly", "cosine", "step", "exponential", "plateau", "one_cycle", "constant"]
+ScheduleName = Literal["poly", "cosine", "step", "exponential", "plateau", "one_cycle", "decay", "constant"]
 Sampling = Literal["case", "class", "probabilistic", "pos_neg", "windows"]
 CaseWeights = Literal["equal", "annotated", "table"]
 Compilation = Literal["auto", "true", "false"]
 Augmentation = Literal["nnunet", "light", "none"]
+
+_LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (
+        (
+            *("epochs", "iterations", "time_budget", "iterations_per_epoch", "validation_iterations", "batch_size"),
+            *("volume_every", "volume_patience", "keep_best", "gradient_clip", "learning_rate", "patience"),
+            *("decay_every", "decay_factor", "patches_per_case", "cases_per_epoch", "windows_per_case", "window_tries"),
+        ),
+        lambda value: value > 0,
+        "be positive",
+    ),
+    (("seed", "cooldown"), lambda value: value >= 0, "not be negative"),
+    (
+        ("foreground_share", "cases_per_epoch", "window_image_share", "window_foreground_share"),
+        lambda value: 0 <= value <= 1,
+        "lie between 0 and 1",
+    ),
+    (("warmup", "momentum"), lambda value: 0 <= value < 1, "lie between 0 and 1"),
+)
+"""Settings, what their values must satisfy where they are not None, and the same in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +52,11 @@ class TrainingConfig:
         time_budget: Seconds of wall time for training with its validation passes.
         iterations_per_epoch: Optimizer steps between two validation passes.
         validation_iterations: Batches of a validation pass.
+        volume_every: Epochs between two validations over the whole held-out cases, by sliding window without
+            mirroring; the last epoch has one too. The best checkpoint is then chosen by them. None makes none.
+        volume_patience: Stop after so many of them in a row without a better Dice; None trains to the end.
+        keep_best: How many of the best epochs keep their weights.
+        batch_size: Patches of a batch; None takes the plan's.
         optimizer: "sgd" (Nesterov), "adam", "adamw", or "auto": SGD, except under a time budget too short for it.
         learning_rate: Initial learning rate; None takes the optimizer's own (0.01 for SGD).
         momentum: Momentum of SGD.
@@ -39,10 +64,13 @@ class TrainingConfig:
         gradient_clip: Largest global gradient norm.
         schedule: Curve of the learning rate. "poly" is nnU-Net's; "step" takes a tenth after 1/2 and 3/4 of the run;
             "exponential" falls to a hundredth; "plateau" takes a fifth when the smoothed validation Dice has not
-            improved for 30 epochs.
+            improved for 30 epochs; "decay" multiplies with ``decay_factor`` every ``decay_every`` epochs.
+        decay_every: Epochs between two steps of "decay".
+        decay_factor: What each of them multiplies with.
         warmup: Share of the run in which the learning rate first rises; None takes the optimizer's own (0 for SGD,
             0.05 for Adam and AdamW).
         patience: Stop when the smoothed validation Dice has not improved for so many epochs; None trains to the end.
+        cooldown: Epochs in which the learning rate falls to zero before such a stop; 0 stops at once.
         loss: A name of the loss registry, or a weighted sum such as "dice+0.1*focal".
         foreground_share: Share of patches that are forced to hold foreground.
         sampling: How patches are drawn. "case": forced ones draw a case, then one of its classes (nnU-Net's). "class":
@@ -78,6 +106,10 @@ class TrainingConfig:
     time_budget: float | None = None
     iterations_per_epoch: int = 250
     validation_iterations: int = 50
+    volume_every: int | None = None
+    volume_patience: int | None = None
+    keep_best: int = 1
+    batch_size: int | None = None
     optimizer: OptimizerName = "auto"
     learning_rate: float | None = None
     momentum: float = 0.99
@@ -85,7 +117,10 @@ class TrainingConfig:
     gradient_clip: float = 12.0
     schedule: ScheduleName = "poly"
     warmup: float | None = None
+    decay_every: int = 10
+    decay_factor: float = 0.9
     patience: int | None = None
+    cooldown: int = 0
     loss: str = "dice_ce"
     foreground_share: float = 0.33
     sampling: Sampling = "case"
@@ -109,25 +144,15 @@ class TrainingConfig:
         lengths = [name for name in ("epochs", "iterations", "time_budget") if getattr(self, name) is not None]
         if len(lengths) > 1:
             raise ValueError(f"{' and '.join(lengths)} exclude each other; give one")
-        positive = (
-            *("iterations_per_epoch", "validation_iterations", "gradient_clip", "learning_rate", "patience"),
-            *("patches_per_case", "cases_per_epoch", "windows_per_case", "window_tries", *lengths),
-        )
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
-        for name in ("foreground_share", "cases_per_epoch", "window_image_share", "window_foreground_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
-        if self.warmup is not None and not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup must lie between 0 and 1, got {self.warmup}")
+        for names, is_possible, words in _LIMITS:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not is_possible(value):
+                    raise ValueError(f"{name} must {words}, got {value}")
+        if self.volume_patience is not None and self.volume_every is None:
+            raise ValueError("volume_patience counts validations over whole volumes: set volume_every too")
         if re.fullmatch(r"all|none|[012](,[012])*", self.mirroring) is None:
             raise ValueError(f"mirroring must be all, none or axes such as 0,1, got {self.mirroring!r}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}")
 
     def mirror_axes(self, ndim: int, *, allowed: tuple[int, ...] | None = None) -> tuple[int, ...]:
         """Axes of a patch that are mirrored.

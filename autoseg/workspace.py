@@ -57,6 +57,10 @@ class RunPaths:
         """Checkpoint with the best validation score."""
         return self.root / "checkpoint_best.pt"
 
+    def epoch(self, number: int) -> Path:
+        """Weights of one of the best epochs, where several are kept."""
+        return self.root / f"checkpoint_epoch{number}.pt"
+
     @property
     def final(self) -> Path:
         """Checkpoint of the finished run."""

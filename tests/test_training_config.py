@@ -72,6 +72,14 @@ WRONG = [
     ("precision=float8", "--set precision=float8: precision must be one of"),
     ("foreground_share=1.5", "foreground_share must lie between 0 and 1, got 1.5"),
     ("momentum=1", "momentum must lie between 0 and 1, got 1.0"),
+    ("sampling=posneg", "--set sampling=posneg: sampling must be one of 'case', 'class', 'probabilistic', 'pos_neg'"),
+    ("cases_per_epoch=0", "cases_per_epoch must be positive, got 0.0"),
+    ("window_image_share=2", "window_image_share must lie between 0 and 1, got 2.0"),
+    ("window_tri=3", "'window_tri' is not a setting; did you mean window_tries?"),
+    ("case_weights=dense", "--set case_weights=dense: case_weights must be one of 'equal', 'annotated', 'table'"),
+    ("volume_patience=2", "volume_patience counts validations over whole volumes: set volume_every too"),
+    ("cooldown=-1", "cooldown must not be negative, got -1"),
+    ("keep_best=0", "keep_best must be positive, got 0"),
 ]
 
 

@@ -90,9 +90,12 @@ def _decide(job: TrainingJob, device: torch.device) -> RunRecord:
     _refuse_unknown_loss(job)
     config.mirror_axes(job.configuration.ndim)
     configuration, precision = job.configuration, _default_precision(job, device)
+    if config.batch_size is not None:
+        configuration = replace(configuration, batch_size=config.batch_size)
+        reasons["batch_size"] = f"batches of {config.batch_size} as asked for; planned {job.configuration.batch_size}"
     steps = None
     if config.time_budget is not None:
-        sized = _size(job, device, config.time_budget)
+        sized = _size(replace(job, configuration=configuration), device, config.time_budget)
         configuration, precision = sized.configuration, sized.precision
         steps = config.time_budget / sized.seconds_per_step
         reasons["network"] = sized.reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -70,6 +71,26 @@ def save_training(
     if is_final:
         write_checkpoint(run.final, record=record, weights=weights, training=None)
         run.previous.unlink(missing_ok=True)
+
+
+def keep_epochs(
+    run: RunPaths, keep: Sequence[int], epoch: int, *, record: ModelRecord, weights: Mapping[str, torch.Tensor]
+) -> None:
+    """Keep the weights of the best epochs, and remove those that are not among them any more.
+
+    Args:
+        run: Where they lie.
+        keep: The best epochs.
+        epoch: The one that has just ended.
+        record: What it trained.
+        weights: Its weights.
+    """
+    if epoch in keep:
+        write_checkpoint(run.epoch(epoch), record=record, weights=weights)
+    kept = {run.epoch(number) for number in keep}
+    for path in run.root.glob("checkpoint_epoch*.pt"):
+        if path not in kept:
+            path.unlink()
 
 
 def resume_training(

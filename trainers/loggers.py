@@ -95,7 +95,7 @@ def open_loggers(job: TrainingJob) -> list[RunLogger]:
 
 
 def _curves(row: EpochRow) -> dict[str, float]:
-    return {key: value for key, value in asdict(row).items() if key not in _NOT_CURVES}
+    return {key: value for key, value in asdict(row).items() if key not in _NOT_CURVES and value is not None}
 
 
 def _require(package: str) -> Any:  # noqa: ANN401 - an optional package

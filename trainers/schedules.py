@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from autoseg.training_config import ScheduleName
 
@@ -19,8 +20,22 @@ _ONE_CYCLE_START = 1 / 25
 _ONE_CYCLE_END = 1e-4
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decay:
+    """Steps of the schedule "decay": a factor every few epochs."""
+
+    every: int = 10
+    factor: float = 0.9
+
+
 def learning_rate_at(
-    schedule: ScheduleName, initial: float, fraction: float, *, warmup: float, history: Sequence[float] = ()
+    schedule: ScheduleName,
+    initial: float,
+    fraction: float,
+    *,
+    warmup: float,
+    history: Sequence[float] = (),
+    decay: Decay = Decay(),
 ) -> float:
     """Learning rate after a share of the run.
 
@@ -29,7 +44,8 @@ def learning_rate_at(
         initial: The largest learning rate.
         fraction: Share of the run that lies behind, 0 to 1.
         warmup: Share of the run in which the rate first rises linearly; "one_cycle" has a rise of its own.
-        history: Smoothed validation Dice after each epoch; "plateau" alone looks at it.
+        history: Smoothed validation Dice after each epoch; "plateau" looks at it, and "decay" counts it.
+        decay: Steps of "decay".
 
     Example:
         >>> [learning_rate_at("step", 1.0, f, warmup=0.0) for f in (0.0, 0.5, 0.75)]
@@ -41,6 +57,8 @@ def learning_rate_at(
         return polynomial_learning_rate(initial, fraction, warmup=warmup)
     if fraction < warmup:
         return initial * (_WARMUP_START + (1 - _WARMUP_START) * fraction / warmup)
+    if schedule == "decay":
+        return float(initial * decay.factor ** (len(history) // decay.every))
     return initial * _factor(schedule, (fraction - warmup) / (1 - warmup), history)
 
 
@@ -54,25 +72,26 @@ def _factor(schedule: ScheduleName, passed: float, history: Sequence[float]) -> 
         case "exponential":
             return float(_EXPONENTIAL_END**passed)
         case "plateau":
-            return float(_PLATEAU_FACTOR ** num_plateaus(history, patience=_PLATEAU_PATIENCE))
+            return float(_PLATEAU_FACTOR ** len(plateaus(history, patience=_PLATEAU_PATIENCE)))
         case _:
             return 1.0
 
 
-def num_plateaus(history: Sequence[float], *, patience: int) -> int:
-    """How often the best score was not beaten for ``patience`` epochs in a row; the count begins anew each time.
+def plateaus(history: Sequence[float], *, patience: int) -> list[int]:
+    """Where the best score had not been beaten ``patience`` times in a row; the count begins anew each time.
 
     Example:
-        >>> num_plateaus([0.5, 0.6, 0.6, 0.6, 0.6], patience=3)
-        1
+        >>> plateaus([0.5, 0.6, 0.6, 0.6, 0.6], patience=3)
+        [4]
     """
-    plateaus, best, stagnant = 0, -math.inf, 0
-    for score in history:
+    found, best, stagnant = list[int](), -math.inf, 0
+    for number, score in enumerate(history):
         stagnant = 0 if score > best else stagnant + 1
         best = max(best, score)
         if stagnant == patience:
-            plateaus, stagnant = plateaus + 1, 0
-    return plateaus
+            found.append(number)
+            stagnant = 0
+    return found
 
 
 def _one_cycle(fraction: float) -> float:

@@ -17,6 +17,8 @@ from autoseg.errors import SettingsError
 from autoseg.figures import draw_progress
 from autoseg.history import EpochRow, read_rows, write_rows
 from autoseg.inference.model import ModelRecord
+from autoseg.inference.predictor import InferenceOptions
+from autoseg.inference.volumes import predicting, score_volumes
 from autoseg.networks.transfer import transfer
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import Progress, duration_in_words
@@ -24,14 +26,14 @@ from autoseg.ranks import ALONE, Ranks
 from autoseg.training import FitReport, RunLogger, RunRecord, TrainingJob, num_input_channels
 
 from .agreement import agree_on_run
-from .checkpoints import TrainingState, resume_training, save_training
+from .checkpoints import TrainingState, keep_epochs, resume_training, save_training
 from .loggers import open_loggers
 from .optimization import Length, run_length, set_learning_rate
 from .repeatable import deterministic_algorithms
 from .sampling import training_policy, validation_policy
-from .schedules import learning_rate_at
+from .schedules import Decay, learning_rate_at
 from .step import Stepper, make_stepper, require_finite
-from .stopping import is_stagnant, overfit_warning
+from .stopping import StoppingRule, best_epochs, is_best, overfit_warning
 from .validation import PatchScore, validate
 
 _EMA_KEPT = 0.9  # of the smoothed score per epoch, as in nnU-Net
@@ -178,10 +180,12 @@ class _Run:
             before_validation = self.clock.seconds
             score = self._validate(held_out)
             row = self._row(state, epoch, score)
-            is_best = row.ema_dice > state.best_score
+            if self._validates_volumes(length, state, row):
+                row = replace(row, volume_dice=self._validate_volumes(row), seconds=self.clock.seconds)
+            best = is_best(state.rows, row, by_volume=self.job.config.volume_every is not None)
             state = state.after_epoch(row, seconds=self.clock.seconds)
             length = length.with_reserve(self.clock.seconds - before_validation)
-            self._save(state, is_best=is_best, is_final=self._is_over(length, state))
+            self._save(state, is_best=best, is_final=self._is_over(length, state))
             for logger in self.loggers:
                 logger.log(row)
             self._tell(row, length)
@@ -191,17 +195,37 @@ class _Run:
         return state
 
     def _is_over(self, length: Length, state: TrainingState) -> bool:
-        stagnant = is_stagnant(state.rows, patience=self.job.config.patience)
-        return stagnant or length.is_over(state.step, self.clock.seconds)
+        return self._stopping.is_over(state.rows) or length.is_over(state.step, self.clock.seconds)
+
+    @property
+    def _stopping(self) -> StoppingRule:
+        return StoppingRule.of(self.job.config)
+
+    def _validates_volumes(self, length: Length, state: TrainingState, row: EpochRow) -> bool:
+        """Whether an epoch ends with a look at whole volumes: every few epochs, and when it is the last."""
+        every = self.job.config.volume_every
+        if every is None:
+            return False
+        is_last = length.is_over(row.iterations, row.seconds) or self._stopping.is_over((*state.rows, row))
+        return (row.epoch + 1) % every == 0 or is_last
+
+    def _validate_volumes(self, row: EpochRow) -> float:
+        job = self.job
+        options = InferenceOptions(device=job.device, mirroring=False)
+        with predicting(self.stepper.network, self._model_record(row.iterations)) as model:
+            store = CaseStore(job.preprocessed_dir)
+            return score_volumes(model, store, job.fold.val, previous=job.previous, options=options).mean
 
     def _train_epoch(self, batches: Iterator[Batch], length: Length, state: TrainingState) -> _Epoch:
         """Take optimizer steps until a validation pass is due."""
         step, history = state.step, [row.ema_dice for row in state.rows]
         started, waited, first = self.clock.seconds, 0.0, step
         losses, case_ids = list[torch.Tensor](), list[tuple[str, ...]]()
-        learning_rate, due = self.record.learning_rate, started + _FIRST_HEARTBEAT_SECONDS
+        cooled, due = self._stopping.cooled_rate(state.rows), started + _FIRST_HEARTBEAT_SECONDS
         while True:
-            learning_rate = self._learning_rate(length.fraction(step, self.clock.seconds), history)
+            learning_rate = cooled
+            if learning_rate is None:
+                learning_rate = self._learning_rate(length.fraction(step, self.clock.seconds), history)
             set_learning_rate(self.stepper.optimizer, learning_rate)
             asked = time.perf_counter()
             batch = next(batches)
@@ -232,6 +256,7 @@ class _Run:
             fraction,
             warmup=warmup if config.warmup is None else config.warmup,
             history=history,
+            decay=Decay(every=config.decay_every, factor=config.decay_factor),
         )
 
     def _training_loader(self, start_step: int, total_steps: int | None) -> DataLoader[Batch]:
@@ -317,20 +342,23 @@ class _Run:
             waiting=epoch.waiting,
         )
 
-    def _save(self, state: TrainingState, *, is_best: bool, is_final: bool) -> None:
+    def _model_record(self, iterations: int) -> ModelRecord:
         job = self.job
-        if not job.ranks.is_first:
-            return
-        model = ModelRecord(
+        return ModelRecord(
             configuration=self.record.configuration,
             labels=job.plan.labels,
             num_channels=num_input_channels(job.plan, self.record.configuration),
             mirror_axes=self._mirror_axes,
-            iterations=state.step,
+            iterations=iterations,
             plan_digest=digest(job.plan),
             precision=self.record.precision,
         )
-        stepper = self.stepper
+
+    def _save(self, state: TrainingState, *, is_best: bool, is_final: bool) -> None:
+        job = self.job
+        if not job.ranks.is_first:
+            return
+        stepper, model = self.stepper, self._model_record(state.step)
         save_training(
             job.run,
             record=model,
@@ -341,20 +369,23 @@ class _Run:
             is_best=is_best,
             is_final=is_final,
         )
+        if job.config.keep_best > 1:
+            keep = best_epochs(state.rows, job.config.keep_best, by_volume=job.config.volume_every is not None)
+            keep_epochs(job.run, keep, state.rows[-1].epoch, record=model, weights=stepper.network.state_dict())
         write_rows(state.rows, job.run.log)
         draw_progress(state.rows, job.run.progress_picture)
 
     def _warn(self, state: TrainingState) -> None:
         """Say what the curves show, once."""
-        patience = self.job.config.patience
-        if is_stagnant(state.rows, patience=patience):
-            self.progress.message(f"the smoothed validation Dice has not improved for {patience} epochs: training ends")
-        elif warning := overfit_warning(state.rows):
+        if news := self._stopping.news(state.rows):
+            self.progress.message(news)
+        if warning := overfit_warning(state.rows):
             self.progress.message(warning)
 
     def _tell(self, row: EpochRow, length: Length) -> None:
         left = duration_in_words(length.seconds_left(row.iterations, row.seconds))
+        volumes = "" if row.volume_dice is None else f", of whole volumes {row.volume_dice:.3f}"
         self.progress.message(
             f"epoch {row.epoch}, iteration {row.iterations}: loss {row.train_loss:.3f}, validation Dice "
-            f"{row.val_dice:.3f} (smoothed {row.ema_dice:.3f}), waited for data {row.waiting:.0%}, {left} left"
+            f"{row.val_dice:.3f} (smoothed {row.ema_dice:.3f}){volumes}, waited for data {row.waiting:.0%}, {left} left"
         )

@@ -35,6 +35,10 @@ def draw_progress(rows: Sequence[EpochRow], path: Path) -> None:
     loss.plot(steps, [row.val_loss for row in rows], color="#D55E00", label="validation", **line)
     dice.plot(steps, [row.val_dice for row in rows], color="#009E73", label="validation patches", **thin)
     dice.plot(steps, [row.ema_dice for row in rows], color="#009E73", label="moving average", **line)
+    measured = [(row.iterations, row.volume_dice) for row in rows if row.volume_dice is not None]
+    if measured:
+        points, values = zip(*measured, strict=True)
+        dice.plot(points, values, color="#332288", label="whole volumes", linewidth=1.2, marker="D", markersize=4)
     rate.plot(steps, [row.learning_rate for row in rows], color="#595959", **line)
     time.plot(steps, spent, color="#595959", label="in all", **line)
     waiting = [seconds * row.waiting for seconds, row in zip(spent, rows, strict=True)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from autoseg.trainers.optimization import polynomial_learning_rate
-from autoseg.trainers.schedules import learning_rate_at, num_plateaus
+from autoseg.trainers.schedules import learning_rate_at, plateaus
 from autoseg.training_config import ScheduleName
 
 STEPS = 101
@@ -94,7 +94,7 @@ def test_a_plateau_takes_a_fifth_each_time() -> None:
     ],
 )
 def test_plateaus_are_counted_anew_after_each(history: list[float], expected: int) -> None:
-    assert num_plateaus(history, patience=3) == expected
+    assert len(plateaus(history, patience=3)) == expected
 
 
 def test_every_rate_is_finite_and_not_negative() -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import pytest
 
 from autoseg.history import EpochRow, read_rows
 from autoseg.pipeline.train import train
 from autoseg.progress import LoggingProgress
-from autoseg.trainers.stopping import is_stagnant, overfit_warning
+from autoseg.trainers.stopping import StoppingRule, best_epochs, is_best, overfit_warning
 from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 
 
-def history(*, train: Sequence[float], val: Sequence[float], dice: Sequence[float] | None = None) -> list[EpochRow]:
+def history(
+    *,
+    train: Sequence[float],
+    val: Sequence[float],
+    dice: Sequence[float] | None = None,
+    volumes: Mapping[int, float] | None = None,
+) -> list[EpochRow]:
     scores = [0.5] * len(train) if dice is None else dice
     return [
         EpochRow(
@@ -25,6 +33,7 @@ def history(*, train: Sequence[float], val: Sequence[float], dice: Sequence[floa
             val_dice=scores[epoch],
             ema_dice=scores[epoch],
             waiting=0.0,
+            volume_dice=(volumes or {}).get(epoch),
         )
         for epoch in range(len(train))
     ]
@@ -32,10 +41,53 @@ def history(*, train: Sequence[float], val: Sequence[float], dice: Sequence[floa
 
 def test_stagnation_needs_patience() -> None:
     rows = history(train=[0.0] * 6, val=[0.0] * 6, dice=[0.1, 0.5, 0.4, 0.5, 0.5, 0.3])
-    assert not is_stagnant(rows, patience=None)
-    assert not is_stagnant(rows, patience=5)
-    assert is_stagnant(rows, patience=4)
-    assert not is_stagnant(rows[:5], patience=4)
+    assert not StoppingRule().is_over(rows)
+    assert not StoppingRule(patience=5).is_over(rows)
+    assert StoppingRule(patience=4).is_over(rows)
+    assert not StoppingRule(patience=4).is_over(rows[:5])
+
+
+def scripted(scores: Mapping[int, float], num_epochs: int) -> list[EpochRow]:
+    """Dice over patches that always improves, and over volumes as written."""
+    improving = [0.01 * epoch for epoch in range(num_epochs)]
+    return history(train=[0.0] * num_epochs, val=[0.0] * num_epochs, dice=improving, volumes=scores)
+
+
+@pytest.mark.parametrize(
+    ("scores", "stops_after"),
+    [
+        ([0.1, 0.5, 0.4, 0.5], 20),  # two validations that are no better: ten idle epochs
+        ([0.5, 0.4, 0.6, 0.5, 0.6], 25),  # a better one begins the count anew
+        ([0.1, 0.2, 0.3, 0.4, 0.5], None),
+    ],
+)
+def test_a_scripted_score_of_volumes_stops_in_the_expected_epoch(scores: list[float], stops_after: int | None) -> None:
+    rows = scripted({5 * (n + 1) - 1: score for n, score in enumerate(scores)}, 5 * len(scores))
+    rule = StoppingRule(volume_patience=2)
+    over = [n for n in range(1, len(rows) + 1) if rule.is_over(rows[:n])]
+    assert over[:1] == ([] if stops_after is None else [stops_after])
+    told = [n for n in range(1, len(rows) + 1) if rule.news(rows[:n])]
+    assert told == over[:1]
+
+
+def test_a_cooldown_anneals_from_where_the_rate_was_to_zero() -> None:
+    rows = history(train=[0.0] * 12, val=[0.0] * 12, dice=[0.5] * 12)  # converged after four epochs
+    rule = StoppingRule(patience=3, cooldown=5)
+    assert rule.converged_after(rows) == 4
+    assert next(n for n in range(1, 13) if rule.is_over(rows[:n])) == 9
+    assert rule.cooled_rate(rows[:3]) is None
+    rates = [rule.cooled_rate(rows[:n]) for n in range(4, 9)]
+    assert rates == pytest.approx([0.01 * (1 - k / 5) ** 0.9 for k in range(5)])
+    assert "over the next 5 epochs" in str(rule.news(rows[:4]))
+    assert StoppingRule(patience=3).cooled_rate(rows) is None
+
+
+def test_the_best_epochs_are_those_with_the_highest_scores() -> None:
+    rows = history(train=[0.0] * 5, val=[0.0] * 5, dice=[0.2, 0.5, 0.3, 0.5, 0.4], volumes={1: 0.6, 3: 0.7, 4: 0.7})
+    assert best_epochs(rows, 3, by_volume=False) == (1, 3, 4)
+    assert best_epochs(rows, 2, by_volume=True) == (3, 4)
+    best = [[is_best(rows[:n], rows[n], by_volume=v) for n in range(5)] for v in (False, True)]
+    assert best == [[True, True, False, False, False], [False, True, False, True, False]]
 
 
 def test_a_growing_gap_is_reported_once() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.errors import ArtifactError, TrainingError
+from autoseg.errors import TrainingError
 from autoseg.history import read_rows
 from autoseg.inference.model import read_checkpoint, write_checkpoint
 from autoseg.pipeline.train import train
@@ -147,14 +147,30 @@ def test_a_run_killed_between_two_renames_goes_on_from_the_checkpoint_before(wor
     assert [row.iterations for row in read_rows(run.log)] == [4, 8, 12]
 
 
-def test_a_truncated_checkpoint_without_one_before_is_named(workspace: Workspace) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "foreign weights"])
+def test_without_a_checkpoint_that_fits_a_run_begins_anew_and_says_why(
+    damage: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    other = Workspace(Path(shutil.copytree(workspace.root, tmp_path / "other")))
+    train(workspace, "2d", 0, config=SHORT, device="cpu", workers=0)
     with pytest.raises(KeyboardInterrupt):
-        train(workspace, "2d", 0, config=SHORT, device="cpu", workers=0, progress=InterruptAfter(0))
-    last = workspace.run("2d", 0).last
-    last.write_bytes(last.read_bytes()[:1000])
-    with pytest.raises(ArtifactError, match=r"checkpoint_last\.pt"):
-        train(workspace, "2d", 0, config=SHORT, device="cpu", workers=0)
-    assert last.stat().st_size == 1000
+        train(other, "2d", 0, config=SHORT, device="cpu", workers=0, progress=InterruptAfter(0))
+    run = other.run("2d", 0)
+    if damage == "truncated":
+        run.last.write_bytes(run.last.read_bytes()[:1000])
+    else:
+        checkpoint = torch.load(run.last, weights_only=True)
+        name = next(n for n, tensor in reversed(checkpoint["weights"].items()) if tensor.ndim > 1)
+        checkpoint["weights"][name] = checkpoint["weights"][name][:1]
+        torch.save(checkpoint, run.last)
+    before, told = run.last.read_bytes(), Listener()
+    train(other, "2d", 0, config=SHORT, device="cpu", workers=0, progress=told)
+    [reason] = [text for text in told.texts if "training begins anew" in text]
+    assert "checkpoint_last.pt" in reason
+    assert run.damaged.read_bytes() == before
+    # It begins with the weights that the seed gives, not with what could be read of the others.
+    straight, again = weights(workspace, "2d"), weights(other, "2d")
+    assert all(torch.equal(straight[name], again[name]) for name in straight)
 
 
 def test_deterministic_runs_say_so_and_leave_torch_as_it_was(workspace: Workspace) -> None:
