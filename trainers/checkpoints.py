@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -14,7 +16,7 @@ from autoseg.codec import from_plain, to_plain
 from autoseg.communication import require_same, wait
 from autoseg.errors import ArtifactError
 from autoseg.history import EpochRow
-from autoseg.inference.model import Checkpoint, ModelRecord, read_checkpoint, write_checkpoint
+from autoseg.inference.model import ModelRecord, read_checkpoint, write_checkpoint
 from autoseg.progress import Progress
 from autoseg.ranks import ALONE, Ranks
 from autoseg.workspace import RunPaths
@@ -105,19 +107,18 @@ def resume_training(
 ) -> TrainingState:
     """Load checkpoint_last into network and optimizer; without one, the run begins anew.
 
-    A file that cannot be read is set aside, and the one before it is taken. Of several processes the first one does
-    that, before the others read.
+    A file that cannot be read, or does not fit the run, is set aside with a message, and the one before it is taken;
+    without such a one the run begins anew, with the weights that the network has. Of several processes the first one
+    does that, before the others read.
 
     Raises:
-        ArtifactError: When no checkpoint can be read, or it belongs to another network.
         TrainingError: When the processes do not find the same checkpoint.
     """
     if not ranks.is_first:
         wait(ranks)
-    checkpoint = _read_newest(run, device, progress)
+    state = _newest(run, network, optimizer, scaler, device, progress)
     if ranks.is_first:
         wait(ranks)
-    state = TrainingState() if checkpoint is None else _restore(checkpoint, run, network, optimizer, scaler)
     require_same(
         ranks,
         state.step,
@@ -128,35 +129,51 @@ def resume_training(
     return state
 
 
-def _restore(
-    checkpoint: Checkpoint,
+def _newest(
     run: RunPaths,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    device: torch.device,
+    progress: Progress,
 ) -> TrainingState:
+    """Restore the newest checkpoint that fits; others are set aside."""
+    for path in (run.last, run.previous):
+        if not path.is_file():
+            continue  # stopped between two renames, or never begun
+        try:
+            return _restore(path, network, optimizer, scaler, device)
+        except ArtifactError as error:
+            path.replace(run.damaged)  # else it would take the place of a readable one at the next save
+            is_last = path == run.last and run.previous.is_file()
+            then = f"{run.previous.name} is taken instead" if is_last else "training begins anew"
+            progress.message(f"{error}; it is kept as {run.damaged.name}, and {then}")
+    return TrainingState()
+
+
+def _restore(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
+) -> TrainingState:
+    """Put a checkpoint into network and optimizer; where it does not fit, both stay as they were.
+
+    Raises:
+        ArtifactError: When it cannot be read or does not fit.
+    """
+    checkpoint = read_checkpoint(path, device)
     if checkpoint.training is None:
-        raise ArtifactError(f"{run.last} holds no training state; remove {run.root} to train anew")
+        raise ArtifactError(f"{path} holds no training state")
+    before = copy.deepcopy((network.state_dict(), optimizer.state_dict(), scaler.state_dict()))
     try:
         network.load_state_dict(checkpoint.weights)
         optimizer.load_state_dict(checkpoint.training["optimizer"])
         scaler.load_state_dict(checkpoint.training["scaler"])
         return from_plain(TrainingState, json.loads(checkpoint.training["state"]))
-    except (RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{run.last} does not fit this run ({reason}); remove {run.root} to train anew") from None
-
-
-def _read_newest(run: RunPaths, device: torch.device, progress: Progress) -> Checkpoint | None:
-    """The newest checkpoint that can be read; None when there is none at all."""
-    if not run.last.is_file():  # stopped between two renames, or never begun
-        return read_checkpoint(run.previous, device) if run.previous.is_file() else None
-    try:
-        return read_checkpoint(run.last, device)
-    except ArtifactError as error:
-        if not run.previous.is_file():
-            raise
-        checkpoint = read_checkpoint(run.previous, device)
-        run.last.replace(run.damaged)  # else it would take the place of the readable one at the next save
-        progress.message(f"{error}; it is kept as {run.damaged.name}, and {run.previous.name} is taken instead")
-        return checkpoint
+    except (RuntimeError, KeyError, ValueError, ArtifactError) as error:
+        for part, state in zip((network, optimizer, scaler), before, strict=True):
+            part.load_state_dict(state)
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise ArtifactError(f"{path} does not fit this run ({' '.join(lines[:2])})") from None

@@ -211,7 +211,7 @@ class _Run:
 
     def _validate_volumes(self, row: EpochRow) -> float:
         job = self.job
-        options = InferenceOptions(device=job.device, mirroring=False)
+        options = InferenceOptions(device=job.device, augmentation="none")
         with predicting(self.stepper.network, self._model_record(row.iterations)) as model:
             store = CaseStore(job.preprocessed_dir)
             return score_volumes(model, store, job.fold.val, previous=job.previous, options=options).mean

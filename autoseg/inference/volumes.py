@@ -13,7 +13,7 @@ from torch import nn
 from autoseg.evaluation.metrics import overlap_counts
 from autoseg.evaluation.report import mean_of_defined
 from autoseg.inference.model import ModelRecord, TrainedModel
-from autoseg.inference.predictor import InferenceOptions, logits_to_probabilities, predict_logits
+from autoseg.inference.predictor import InferenceOptions, logit_slabs, logits_to_probabilities
 from autoseg.labels import LabelScheme
 from autoseg.networks.base import SegmentationNetwork
 from autoseg.preprocessing.previous_stage import indicators, read_previous
@@ -67,14 +67,14 @@ def _score_case(
     channels = case.image
     if model.record.configuration.previous_stage is not None:
         channels = np.concatenate([channels, indicators(read_previous(previous[case_id], channels.shape[1:]), labels)])
-    predicted = segment(predict_logits([model], channels, options), labels)
+    predicted = np.concatenate([segment(slab, labels) for slab in logit_slabs([model], channels, options)])
     counts = overlap_counts(case.segmentation, predicted, labels.targets, ignore_value=labels.ignore_value)
     return tuple(None if np.isnan(c.dice) else c.dice for c in counts)
 
 
 def segment(logits: np.ndarray, labels: LabelScheme) -> np.ndarray:
     """Label values (...) from logits (k, ...)."""
-    scores = logits_to_probabilities(logits.astype(np.float32), labels) if labels.has_regions else logits
+    scores = logits_to_probabilities(logits, labels) if labels.has_regions else logits
     return labels.segmentation(scores)
 
 

@@ -12,7 +12,7 @@ import torch
 from autoseg.errors import AutosegError
 from autoseg.history import read_rows
 from autoseg.inference.model import load_model, read_checkpoint
-from autoseg.inference.predictor import InferenceOptions, predict_logits
+from autoseg.inference.predictor import InferenceOptions, logit_slabs
 from autoseg.inference.volumes import score_volumes
 from autoseg.pipeline.train import load_folds, train
 from autoseg.preprocessing.store import CaseStore
@@ -56,7 +56,8 @@ def volume_dice(workspace: Workspace, path: Path) -> float:
     for case_id in load_folds(workspace)[0].val:
         case = store.open(case_id).load()
         assert case.segmentation is not None
-        predicted = predict_logits([model], case.image, InferenceOptions(mirroring=False)).argmax(axis=0)
+        slabs = logit_slabs([model], case.image, InferenceOptions(augmentation="none"))
+        predicted = np.concatenate(list(slabs), axis=1).argmax(axis=0)
         pairs = [(predicted == k, case.segmentation == k) for k in (1, 2)]
         by_case.append([2 * (p & t).sum() / (p.sum() + t.sum()) for p, t in pairs])
     return float(np.mean(by_case))
@@ -99,7 +100,9 @@ def test_cases_without_a_defined_score_count_nowhere(workspace: Workspace) -> No
     train(workspace, "2d", "all", config=config, device="cpu", workers=0)
     model = load_model(workspace.run("2d", "all").final)
     store = CaseStore(workspace.preprocessed_dir(workspace.load_plan().configuration("2d").data))
-    scores = score_volumes(model, store, store.case_ids()[:2], previous={}, options=InferenceOptions(mirroring=False))
+    scores = score_volumes(
+        model, store, store.case_ids()[:2], previous={}, options=InferenceOptions(augmentation="none")
+    )
     assert len(scores.cases) == 2
     by_target = np.asarray(list(scores.cases.values()), dtype=float)
     assert scores.mean == pytest.approx(by_target.mean())
