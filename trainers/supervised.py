@@ -210,11 +210,13 @@ class _Run:
         return (row.epoch + 1) % every == 0 or is_last
 
     def _validate_volumes(self, row: EpochRow) -> float:
-        job = self.job
-        options = InferenceOptions(device=job.device, augmentation="none")
-        with predicting(self.stepper.network, self._model_record(row.iterations)) as model:
-            store = CaseStore(job.preprocessed_dir)
-            return score_volumes(model, store, job.fold.val, previous=job.previous, options=options).mean
+        job, mean = self.job, 0.0
+        if job.ranks.is_first:
+            options = InferenceOptions(device=job.device, augmentation="none")
+            with predicting(self.stepper.network, self._model_record(row.iterations)) as model:
+                store = CaseStore(job.preprocessed_dir)
+                mean = score_volumes(model, store, job.fold.val, previous=job.previous, options=options).mean
+        return value_of_first(job.ranks, mean)
 
     def _train_epoch(self, batches: Iterator[Batch], length: Length, state: TrainingState) -> _Epoch:
         """Take optimizer steps until a validation pass is due."""
