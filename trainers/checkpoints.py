@@ -173,7 +173,8 @@ def _restore(
         scaler.load_state_dict(checkpoint.training["scaler"])
         return from_plain(TrainingState, json.loads(checkpoint.training["state"]))
     except (RuntimeError, KeyError, ValueError, ArtifactError) as error:
-        for part, state in zip((network, optimizer, scaler), before, strict=True):
-            part.load_state_dict(state)
+        network.load_state_dict(before[0])
+        optimizer.load_state_dict(before[1])
+        scaler.load_state_dict(before[2])
         lines = [line.strip() for line in str(error).splitlines()]
         raise ArtifactError(f"{path} does not fit this run ({' '.join(lines[:2])})") from None
