@@ -23,23 +23,26 @@ _count = itertools.count()
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary name in the same folder; rename it to ``path`` when the block ends without an error.
 
-    The temporary name keeps the ending, because writers choose the format by it. Content and name are flushed to the
-    disk before the block is left: rename alone promises neither.
+    The temporary name keeps the ending, because writers choose the format by it.
 
     Args:
         path: Final file; its folder is created.
+        durable: Whether content and name are flushed to the disk before the block is left: rename alone promises
+            neither. Takes milliseconds; not needed where damage is noticed and the file made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{machine()}-{os.getpid()}-{next(_count)}.part.{path.name}")
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
         temporary.replace(path)
-        _flush_folder(path.parent)
+        if durable:
+            _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -55,15 +55,20 @@ def from_plain(kind: type[T], data: object, *, where: str = "") -> T:
     return cast("T", _decode(kind, data, where))
 
 
-def write_json(value: object, path: Path) -> None:
+def write_json(value: object, path: Path, *, durable: bool = True) -> None:
     """Write a dataclass, or lists and dicts of plain values, as indented JSON; atomically.
 
     An artifact, a dataclass with a ``schema_version``, also gets the digest of everything else in it.
+
+    Args:
+        value: What to write.
+        path: File to write.
+        durable: See :func:`autoseg.atomic.atomic_path`.
     """
     plain = to_plain(value)
     if isinstance(plain, dict) and "schema_version" in plain and dataclasses.is_dataclass(value):
         plain[_SEAL] = digest(plain)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=durable) as temporary:
         temporary.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

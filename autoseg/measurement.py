@@ -14,6 +14,7 @@ import numpy as np
 
 from autoseg.check import Problem, VoxelJob, read_and_check
 from autoseg.dataset import Case
+from autoseg.dataset.kept import KEPT_CASES
 from autoseg.errors import DatasetError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics
 from autoseg.geometry import BoundingBox, Reorientation
@@ -23,6 +24,7 @@ from autoseg.labels import LabelScheme
 _DRAWS_PER_DATASET = 10**8
 _SEED = 1234  # nnU-Net's, once per case
 _DRAWS_AT_ONCE = 2**18
+_LARGEST_TABLE = 2**16  # entries that are worth counting in a table with room for numbers that are too large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,6 +79,7 @@ class MeasureJob:
         orientation: Orientation to turn the case to; None takes axes as stored.
         num_channels: Channels that the dataset declares; None accepts any number.
         declared_in: What declares them, for messages.
+        kept_bytes: What all cases may take that this process keeps in memory, because it will be asked for them again.
     """
 
     case: Case
@@ -85,6 +88,7 @@ class MeasureJob:
     orientation: str | None
     num_channels: int | None = None
     declared_in: str = "dataset.json"
+    kept_bytes: int = 0
 
 
 def samples_per_case(num_cases: int) -> int:
@@ -109,6 +113,8 @@ def measure_file(job: MeasureJob) -> MeasuredFile:
         job.case.id, checked.image, checked.segmentation, num_samples=job.num_samples, orientation=job.orientation
     )
     measured = replace(measured, case=replace(measured.case, labels=checked.values))
+    if job.kept_bytes:
+        KEPT_CASES.keep(job.case, checked.image, checked.segmentation, limit=job.kept_bytes)
     return MeasuredFile(measurement=measured, problems=checked.problems)
 
 
@@ -169,16 +175,42 @@ def _draw(generator: np.random.RandomState, foreground: np.ndarray, num_samples:
     """Draw with replacement as ``generator.choice(foreground, num_samples)`` would, and count what was drawn."""
     if not foreground.size:
         return IntensitySample(values=np.empty(0, np.float32), counts=np.empty(0, np.uint32))
-    hits = np.zeros(foreground.size, dtype=np.int64)
-    left, step = num_samples, max(_DRAWS_AT_ONCE, foreground.size)
-    while left > 0:
-        drawn = generator.randint(0, foreground.size, min(step, left))
-        hits += np.bincount(drawn, minlength=foreground.size)
-        left -= len(drawn)
+    hits = _hits(generator, foreground.size, num_samples)
     drawn_voxels = np.flatnonzero(hits)
     values, group = np.unique(foreground[drawn_voxels], return_inverse=True)
     counts = np.bincount(group, weights=hits[drawn_voxels], minlength=len(values))
     return IntensitySample(values=values.astype(np.float32, copy=False), counts=counts.astype(np.uint32))
+
+
+def _hits(generator: np.random.RandomState, size: int, num_samples: int) -> np.ndarray:
+    """How often each number below ``size`` occurs in ``generator.randint(0, size, num_samples)``; int64.
+
+    NumPy draws 32 bits, keeps as many as ``size`` needs, and draws again where they exceed it. To count, nothing need
+    be thrown away: as many words as numbers are missing are drawn, all are counted, and only those that fit are taken
+    as numbers. That costs two thirds of the time, and never takes a word too many from the generator.
+    """
+    mask = (1 << (size - 1).bit_length()) - 1
+    if mask >= _LARGEST_TABLE or mask == 0:
+        return _hits_of_many(generator, size, num_samples)
+    hits = np.zeros(mask + 1, dtype=np.int64)
+    left = num_samples
+    while left > 0:
+        words = np.frombuffer(generator.bytes(4 * min(left, _DRAWS_AT_ONCE)), dtype="<u4")
+        counts = np.bincount(words & np.uint32(mask), minlength=mask + 1)
+        hits += counts
+        left -= int(counts[:size].sum())
+    return hits[:size]
+
+
+def _hits_of_many(generator: np.random.RandomState, size: int, num_samples: int) -> np.ndarray:
+    """The same where a table of the next power of two would be large."""
+    hits = np.zeros(size, dtype=np.int64)
+    left, step = num_samples, max(_DRAWS_AT_ONCE, size)
+    while left > 0:
+        drawn = generator.randint(0, size, min(step, left))
+        hits += np.bincount(drawn, minlength=size)
+        left -= len(drawn)
+    return hits
 
 
 def _statistics(samples: Sequence[IntensitySample]) -> IntensityStatistics | None:

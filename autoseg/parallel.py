@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from typing import Generic, Self, TypeVar
 
 from autoseg.errors import AutosegError, WorkerError
 from autoseg.memory import in_gigabytes, memory_state, process_memory
-from autoseg.workers import END_SECONDS, Outcome, Task, Warmup, Worker, end_workers, how_it_ended
+from autoseg.workers import END_SECONDS, Outcome, Task, Warmup, Worker, end_workers, how_it_ended, prepare_to_start
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -24,7 +24,7 @@ logger = logging.getLogger("autoseg")
 
 _LOOK_SECONDS = 0.2  # between looks at the memory of processes that work
 _GRACE_SECONDS = 2.0  # for results of earlier jobs, once one has failed
-_AHEAD = 2  # results per process that may lie finished and unread
+_AHEAD = 4  # results per process that may lie finished and unread
 _round_numbers = itertools.count()
 
 
@@ -58,7 +58,7 @@ class WorkerPool:
 
     def __exit__(self, *_: object) -> None:
         end_workers(self._crew.members)
-        self._crew.members = []
+        self._crew.members, self._crew.homes = [], {}
 
     def start(self, modules: Sequence[str]) -> None:
         """Start the processes now and let them import modules while the caller does something else.
@@ -66,18 +66,29 @@ class WorkerPool:
         Args:
             modules: What the work to come will import.
         """
+        if self.workers == 0 or prepare_to_start(modules):
+            return
         self._crew.fill(self.workers)
         for worker in self._crew.members:
             if worker.is_idle:
                 worker.give(Warmup(modules=tuple(modules)))
 
-    def map(self, work: Callable[[J], R], jobs: Sequence[J], *, label: Callable[[J], str] = str) -> Iterator[R]:
+    def map(
+        self,
+        work: Callable[[J], R],
+        jobs: Sequence[J],
+        *,
+        label: Callable[[J], str] = str,
+        home: Callable[[J], str] | None = None,
+    ) -> Iterator[R]:
         """Apply ``work`` to every job and yield results in the order of the jobs.
 
         Args:
             work: Module-level function of one picklable job.
             jobs: What to do.
             label: Name of a job for error messages, usually the case id.
+            home: Name of what a job works on. The process that worked on it in an earlier round, and may have kept
+                something of it, gets it again, unless another one has nothing else to do.
 
         Raises:
             AutosegError: As raised by ``work``: its message names the file.
@@ -88,7 +99,7 @@ class WorkerPool:
             for job in jobs:
                 yield work(job)
             return
-        yield from _Round(crew=self._crew, work=work, jobs=jobs, label=label).results()
+        yield from _Round(crew=self._crew, work=work, jobs=jobs, label=label, home=home).results()
 
 
 def map_cases(
@@ -143,6 +154,7 @@ class _Crew:
     most_at_work: int
     tell: Callable[[str], None]
     members: list[Worker] = field(default_factory=list)
+    homes: dict[str, Worker] = field(default_factory=dict)
     has_told: bool = False
 
     @property
@@ -193,6 +205,7 @@ class _Round(Generic[J, R]):
     work: Callable[[J], R]
     jobs: Sequence[J]
     label: Callable[[J], str]
+    home: Callable[[J], str] | None = None
     number: int = field(default_factory=lambda: next(_round_numbers))
     done: dict[int, Outcome] = field(default_factory=dict)
     todo: deque[int] = field(default_factory=deque)
@@ -220,10 +233,27 @@ class _Round(Generic[J, R]):
     def _hand_out(self, wanted: int) -> None:
         self.crew.fill(len(self.todo) + len(self.crew.at_work))
         for worker in self.crew.members:
-            if not self.todo or self.todo[0] >= wanted + _AHEAD * self.crew.size:
+            near = [index for index in self.todo if index < wanted + _AHEAD * self.crew.size]
+            if not near:
                 return
             if worker.is_idle and self.crew.may_begin(worker):
-                self._give(worker, self.todo.popleft())
+                chosen = self._choose(worker, near)
+                self.todo.remove(chosen)
+                self._give(worker, chosen)
+
+    def _choose(self, worker: Worker, near: Sequence[int]) -> int:
+        """The first job that is this worker's or nobody's; else the last one of whoever has most to do."""
+        if self.home is None:
+            return near[0]
+        names = {index: self.home(self.jobs[index]) for index in near}
+        owners = {index: self.crew.homes.get(name) for index, name in names.items()}
+        owners = {index: owner if owner in self.crew.members else None for index, owner in owners.items()}
+        chosen = next((index for index, owner in owners.items() if owner in (worker, None)), None)
+        if chosen is None:
+            counts = Counter(map(id, owners.values()))
+            chosen = max(owners, key=lambda index: (counts[id(owners[index])], index))
+        self.crew.homes[names[chosen]] = worker
+        return chosen
 
     def _give(self, worker: Worker, index: int) -> None:
         try:

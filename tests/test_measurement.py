@@ -17,6 +17,7 @@ from autoseg.labels import LabelScheme
 from autoseg.measurement import (
     CaseMeasurement,
     MeasureJob,
+    _hits,
     measure_case,
     measure_file,
     merge,
@@ -118,6 +119,14 @@ def test_samples_are_small_and_pickle() -> None:
 def test_cases_must_agree_in_their_number_of_channels() -> None:
     with pytest.raises(DatasetError, match="a has 2, b has 1"):
         merge([measure(make_case(0)), measure(make_case(1, num_channels=1), "b")])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 37, 3000, 4096, 4097, 70_000])
+def test_counting_takes_the_same_draws_and_no_more(size: int) -> None:
+    counted, drawn = np.random.RandomState(5), np.random.RandomState(5)
+    expected = np.bincount(drawn.randint(0, size, 200_001), minlength=size)
+    np.testing.assert_array_equal(_hits(counted, size, 200_001), expected)
+    np.testing.assert_array_equal(counted.randint(0, 1000, 9), drawn.randint(0, 1000, 9))
 
 
 def test_all_cases_together_give_a_hundred_million_draws() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -106,3 +107,31 @@ def test_a_pool_goes_on_after_a_failed_round() -> None:
         with pytest.raises(WorkerError):
             list(pool.map(math.sqrt, [1.0, -1.0, 4.0]))
         assert list(pool.map(abs, [-1, -2, -3])) == [1, 2, 3]
+
+
+def test_a_job_goes_to_the_process_that_worked_on_its_case_before() -> None:
+    jobs = [f"(__import__('time').sleep(0.04), __import__('os').getpid())[1] + 0 * {n}" for n in range(10, 22)]
+    with WorkerPool(3) as pool:
+        list(pool.map(abs, [-1] * 12))  # all have started
+        first = list(pool.map(eval, jobs, home=lambda job: job[-2:]))
+        again = list(pool.map(eval, jobs[::-1], home=lambda job: job[-2:]))[::-1]
+    moved = sum(a != b for a, b in zip(first, again, strict=True))
+    assert moved <= 4  # a process that has nothing left takes over what others have not begun; by chance 8 would move
+    assert len(set(again)) > 1
+
+
+def test_a_process_without_work_of_its_own_helps_another() -> None:
+    with WorkerPool(2) as pool:
+        list(pool.map(eval, ["__import__('time').sleep(0.2)"] * 2, home=str))
+        pool._crew.homes.update(dict.fromkeys(map(repr, range(6)), pool._crew.members[0]))  # all belong to one process
+        work = [f"(__import__('time').sleep(0.1), __import__('os').getpid())[1] + 0 * {n}" for n in range(6)]
+        assert len(set(pool.map(eval, work, home=lambda job: job[-1]))) == 2
+
+
+def test_a_script_without_a_guard_is_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from autoseg.parallel import map_cases\nprint('begun')\nprint(list(map_cases(abs, [-1, -2, -3], workers=2)))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["begun", "[1,", "2,", "3]"]

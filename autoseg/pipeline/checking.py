@@ -35,6 +35,7 @@ def measure_cases(
     progress: Progress,
     *,
     num_samples: int | None = None,
+    kept_bytes: int = 0,
 ) -> list[MeasuredFile]:
     """Read cases once, to check and to measure them.
 
@@ -45,6 +46,7 @@ def measure_cases(
         pool: Worker processes.
         progress: Told how far it is.
         num_samples: Intensities to draw per case and channel; None takes as many as nnU-Net.
+        kept_bytes: Memory for cases that are kept where they were read, all processes together.
     """
     jobs = [
         MeasureJob(
@@ -54,10 +56,11 @@ def measure_cases(
             orientation=orientation,
             num_channels=len(dataset.channels),
             declared_in=dataset.declared_in,
+            kept_bytes=kept_bytes // max(1, pool.workers),
         )
         for case in cases
     ]
-    measured = pool.map(measure_file, jobs, label=lambda job: job.case.id)
+    measured = pool.map(measure_file, jobs, label=lambda job: job.case.id, home=lambda job: job.case.id)
     return list(progress.track(measured, total=len(jobs), description="measuring"))
 
 

@@ -11,12 +11,14 @@ from autoseg.atomic import remove_leftovers
 from autoseg.check import CheckReport, check_dataset
 from autoseg.codec import digest, is_as_written, read_json, write_json
 from autoseg.dataset import Case, Dataset, DatasetSource, load_dataset
+from autoseg.dataset.kept import KEPT_CASES
 from autoseg.dataset.loading import remembered
 from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError
 from autoseg.fingerprint import Fingerprint
 from autoseg.hardware import planning_memory
 from autoseg.lock import hold
 from autoseg.measurement import merge
+from autoseg.memory import memory_state
 from autoseg.parallel import WorkerPool, default_workers
 from autoseg.pipeline.checking import measure_cases, with_voxel_problems
 from autoseg.pipeline.folds import settle_folds
@@ -31,6 +33,8 @@ from autoseg.splits import SplitRule
 from autoseg.workspace import Workspace
 
 _PLAN_WAIT_SECONDS = 30.0  # for a train command that adds a variant at this moment
+_WORK = ("autoseg.measurement", "autoseg.preprocessing.job", "scipy.ndimage", "blosc2")  # what workers import
+_KEPT_SHARE = 0.2  # of the free memory, for cases that wait between being measured and being preprocessed
 
 
 def plan_and_preprocess(
@@ -75,7 +79,7 @@ def plan_and_preprocess(
         progress.message(f"{loaded.name}: {len(loaded.training)} training cases, {', '.join(loaded.channels)}")
         memory = planning_memory(gpu_memory_gb)
         budget = PlannerBudget(gpu_memory_gb=memory.gigabytes, gpu_memory_source=memory.source, spacing=spacing)
-        with WorkerPool(min(workers, len(loaded.training))) as pool:
+        with WorkerPool(min(workers, len(loaded.training))) as pool, _closing_kept_cases():
             fingerprint = _check_and_measure(loaded, space, pool, progress)
             plan = _plan(loaded, space, fingerprint, chosen, budget, progress)
             folds = settle_folds(loaded, space, split, {case.id: case.labels for case in fingerprint.cases}, progress)
@@ -84,6 +88,15 @@ def plan_and_preprocess(
             wanted = [plan.configuration(name) for name in configurations] if configurations else plan.configurations
             _preprocess(loaded, space, plan, wanted, pool, progress)
     return space
+
+
+@contextmanager
+def _closing_kept_cases() -> Iterator[None]:
+    """Forget at the end what this process kept, as it does where there are no worker processes."""
+    try:
+        yield
+    finally:
+        KEPT_CASES.clear()
 
 
 def _as_given_before(source: DatasetSource, folder: Path) -> DatasetSource:
@@ -112,7 +125,7 @@ def _check_and_measure(dataset: Dataset, space: Workspace, pool: WorkerPool, pro
     source = digest([dataset.labels.values, dataset.labels.ignore_value, *map(case_digest, dataset.training)])
     known = _known_fingerprint(space, progress)
     if known is None or known.source != source:
-        pool.start(["autoseg.measurement", "autoseg.preprocessing.job"])  # while the headers are read here
+        pool.start(_WORK)  # while the headers are read here
     report = check_dataset(dataset)
     if known is not None and known.source == source and not report.errors:
         write_json(_with_earlier_voxels(report, space), space.check_path)
@@ -120,7 +133,8 @@ def _check_and_measure(dataset: Dataset, space: Workspace, pool: WorkerPool, pro
         progress.message(f"fingerprint: unchanged, {space.fingerprint_path}")
         return known
     cases = [case for case in dataset.training if case.id not in report.unusable_cases]
-    measured = measure_cases(dataset, cases, report.majority_orientation, pool, progress)
+    kept_bytes = int((memory_state().available or 0) * _KEPT_SHARE)
+    measured = measure_cases(dataset, cases, report.majority_orientation, pool, progress, kept_bytes=kept_bytes)
     report = with_voxel_problems(report, measured)
     write_json(report, space.check_path)
     _tell(report, progress)
@@ -218,7 +232,7 @@ def _preprocess(
         progress.message(f"{names}: all {len(dataset.training)} cases are preprocessed")
         return
     with _keep_training_away(space, plan, replaced, progress):
-        done = pool.map(preprocess_file, jobs, label=lambda job: job.case.id)
+        done = pool.map(preprocess_file, jobs, label=lambda job: job.case.id, home=lambda job: job.case.id)
         for _ in progress.track(done, total=len(jobs), description=f"preprocessing {names}"):
             pass
 

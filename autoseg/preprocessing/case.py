@@ -70,6 +70,31 @@ class PreprocessedCase:
     trace: CaseTrace
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NormalizedCase:
+    """A case on its own voxels, turned, transposed, cropped and normalized; axes are transposed.
+
+    Args:
+        id: Case id.
+        image: (c, z, y, x) or (c, y, x), float32.
+        segmentation: int16 on the same voxels; None at prediction.
+        geometry: Grid of the stored image.
+        orientation_code: Orientation that is worked in, before transposing.
+        original_shape: Voxels before cropping.
+        box: What cropping kept.
+        spacing: Millimetres per voxel.
+    """
+
+    id: str
+    image: np.ndarray
+    segmentation: np.ndarray | None
+    geometry: Geometry
+    orientation_code: str
+    original_shape: tuple[int, ...]
+    box: BoundingBox
+    spacing: tuple[float, ...]
+
+
 def preprocess_case(
     case_id: str, image: Image, segmentation: Segmentation | None, plan: Plan, configuration: Configuration
 ) -> PreprocessedCase:
@@ -86,32 +111,75 @@ def preprocess_case(
         DatasetError: When the image does not fit the plan or the segmentation does not fit the image.
         PlanError: When the plan contradicts itself.
     """
+    normalized = normalize_case(case_id, image, segmentation, plan, configuration.normalization)
+    return resample_case(normalized, plan, configuration)
+
+
+def normalize_case(
+    case_id: str,
+    image: Image,
+    segmentation: Segmentation | None,
+    plan: Plan,
+    normalization: Sequence[NormalizationPlan],
+) -> NormalizedCase:
+    """The first half of :func:`preprocess_case`, which configurations with the same normalization share.
+
+    Args:
+        case_id: For messages.
+        image: As read; not modified.
+        segmentation: Labels on the same grid, or None at prediction.
+        plan: Orientation, transposition and labels.
+        normalization: One entry per channel.
+
+    Raises:
+        DatasetError: When the image does not fit the plan or the segmentation does not fit the image.
+        PlanError: When the plan contradicts itself.
+    """
     _check_inputs(case_id, image, segmentation, plan)
     stored, worked = image.geometry.orientation, plan.orientation or image.geometry.orientation
     channels = _align(image.array, stored, worked, plan.transpose)
     labels = None if segmentation is None else _align(segmentation.array, stored, worked, plan.transpose)
     turned = Reorientation.between(stored, worked).apply_to_geometry(image.geometry)
-    spacing = tuple(turned.spacing[axis] for axis in plan.transpose)
-    wanted = target_spacing(spacing, configuration)
-    normalized, cropped_labels, box = _crop_and_normalize(case_id, channels, labels, configuration.normalization)
-    trace = CaseTrace(
+    normalized, cropped_labels, box = _crop_and_normalize(case_id, channels, labels, normalization)
+    return NormalizedCase(
+        id=case_id,
+        image=normalized,
+        segmentation=cropped_labels,
         geometry=image.geometry,
         orientation_code=worked,
-        transpose=plan.transpose,
         original_shape=channels.shape[1:],
         box=box,
-        cropped_shape=box.shape,
-        cropped_spacing=spacing,
-        resampled_shape=resampled_shape(box.shape, spacing=spacing, new_spacing=wanted),
+        spacing=tuple(turned.spacing[axis] for axis in plan.transpose),
+    )
+
+
+def resample_case(case: NormalizedCase, plan: Plan, configuration: Configuration) -> PreprocessedCase:
+    """The second half of :func:`preprocess_case`: bring a case to the spacing of a configuration.
+
+    Args:
+        case: Cropped and normalized; not modified, but shared where nothing is to be resampled.
+        plan: Transposition and labels.
+        configuration: Spacing and interpolation orders.
+    """
+    wanted = target_spacing(case.spacing, configuration)
+    trace = CaseTrace(
+        geometry=case.geometry,
+        orientation_code=case.orientation_code,
+        transpose=plan.transpose,
+        original_shape=case.original_shape,
+        box=case.box,
+        cropped_shape=case.box.shape,
+        cropped_spacing=case.spacing,
+        resampled_shape=resampled_shape(case.box.shape, spacing=case.spacing, new_spacing=wanted),
         resampled_spacing=wanted,
     )
-    resampled = _resample_image(normalized, trace, configuration.resampling)
-    if cropped_labels is None:
-        return PreprocessedCase(id=case_id, image=resampled, segmentation=None, foreground=(), trace=trace)
-    resampled_labels = _resample_segmentation(cropped_labels, trace, configuration.resampling)
+    resampled = _resample_image(case.image, trace, configuration.resampling)
+    if case.segmentation is None:
+        return PreprocessedCase(id=case.id, image=resampled, segmentation=None, foreground=(), trace=trace)
+    resampled_labels = _resample_segmentation(case.segmentation, trace, configuration.resampling)
     foreground = foreground_positions(resampled_labels, plan.labels)
     return PreprocessedCase(
-        id=case_id, image=resampled, segmentation=resampled_labels, foreground=foreground, trace=trace
+        id=case.id, image=resampled, segmentation=resampled_labels, foreground=foreground, trace=trace
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from autoseg.geometry import BoundingBox
 
@@ -57,6 +56,8 @@ def _fill_holes(mask: np.ndarray) -> None:
     """Set background that does not reach the border of the array through its faces, in place."""
     if mask.all():
         return
+    from scipy import ndimage  # a third of a second to import, and only where something is computed
+
     background, num_parts = ndimage.label(~mask)
     is_hole = np.ones(num_parts + 1, dtype=bool)
     for axis in range(mask.ndim):

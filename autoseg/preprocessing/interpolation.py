@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Literal, cast
 
 import numpy as np
-from scipy import ndimage
 
 _BLOCK_ROWS = 32  # fastest of 32, 64, 128 and all on volumes of 256 voxels per edge
 _NEGLIGIBLE = 1e-12  # weights below it cannot be seen in float32
@@ -50,6 +49,8 @@ def interpolation_matrix(old: int, new: int, order: int) -> np.ndarray:
         new: Voxels after.
         order: Spline order, 0 to 5.
     """
+    from scipy import ndimage
+
     known_order = cast("Literal[0, 1, 2, 3, 4, 5]", order)  # scipy refuses others
     matrix = np.empty((new, old))
     for column, unit in enumerate(np.eye(old)):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from autoseg.dataset import Case
+from autoseg.dataset.kept import KEPT_CASES
 from autoseg.image import read_image, read_segmentation
-from autoseg.plan import Configuration, Plan
-from autoseg.preprocessing.case import preprocess_case
+from autoseg.plan import Configuration, NormalizationPlan, Plan
+from autoseg.preprocessing.case import NormalizedCase, normalize_case, resample_case, target_spacing
 from autoseg.preprocessing.store import write_case
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +49,7 @@ class PreprocessJob:
 
 
 def preprocess_file(job: PreprocessJob) -> str:
-    """Read a case, preprocess it for every target and write the results.
+    """Read a case, preprocess it for every target and write the results; what targets share is computed once.
 
     Returns:
         The case id.
@@ -51,9 +57,39 @@ def preprocess_file(job: PreprocessJob) -> str:
     Raises:
         DatasetError: When the files cannot be read or do not fit the plan.
     """
-    image = read_image(job.case.images)
-    segmentation = read_segmentation(job.case.label) if job.case.label is not None else None
-    for target in job.targets:
-        case = preprocess_case(job.case.id, image, segmentation, job.plan, target.configuration)
-        write_case(case, target.folder, patch_size=target.configuration.patch_size, digest=target.digest)
+    for normalization, alike in _grouped(job.targets, lambda c: c.normalization):
+        normalized = _read_and_normalize(job, normalization)
+        for _, same in _grouped(alike, partial(_resampling_of, normalized)):
+            case = resample_case(normalized, job.plan, same[0].configuration)
+            for target in same:
+                write_case(case, target.folder, patch_size=target.configuration.patch_size, digest=target.digest)
     return job.case.id
+
+
+def _read_and_normalize(job: PreprocessJob, normalization: Sequence[NormalizationPlan]) -> NormalizedCase:
+    """In a function of its own, so that nothing keeps the image as read while the rest is done."""
+    kept = KEPT_CASES.take(job.case)
+    if kept is not None:
+        return normalize_case(job.case.id, *kept, job.plan, normalization)
+    segmentation = read_segmentation(job.case.label) if job.case.label is not None else None
+    return normalize_case(job.case.id, read_image(job.case.images), segmentation, job.plan, normalization)
+
+
+def _resampling_of(case: NormalizedCase, configuration: Configuration) -> tuple[object, ...]:
+    """What decides how a case is resampled."""
+    return target_spacing(case.spacing, configuration), configuration.resampling
+
+
+def _grouped(
+    targets: Sequence[PreprocessTarget], key: Callable[[Configuration], K]
+) -> list[tuple[K, list[PreprocessTarget]]]:
+    """Targets whose configurations agree in something, in the order of the first of each group."""
+    groups: list[tuple[K, list[PreprocessTarget]]] = []
+    for target in targets:
+        value = key(target.configuration)
+        group = next((members for known, members in groups if known == value), None)
+        if group is None:
+            groups.append((value, [target]))
+        else:
+            group.append(target)
+    return groups

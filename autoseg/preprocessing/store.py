@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import blosc2
 import numpy as np
 
 from autoseg.atomic import atomic_path, file_digest
@@ -28,6 +27,7 @@ _IMAGE, _SEGMENTATION, _FOREGROUND, _RECORD = ".image.b2nd", ".segmentation.b2nd
 _BLOCK_BYTES = 128 * 2**10  # what is decompressed at once: fits a processor's cache
 _CHUNK_BYTES = 4 * 2**20  # what lies together in the file
 _READERS = 4  # files that are verified at a time
+_SMALL_BYTES = 2**19  # up to here a chunk grows beyond the neighbourhood of a patch
 _REMEDY = "make it again: autoseg plan-and-preprocess"
 
 
@@ -72,7 +72,7 @@ def write_case(case: PreprocessedCase, folder: Path, *, patch_size: Sequence[int
     if case.segmentation is not None:
         written.append(write_array(case.segmentation, folder / f"{case.id}{_SEGMENTATION}", patch))
     foreground_path = folder / f"{case.id}{_FOREGROUND}"
-    with atomic_path(foreground_path) as temporary:
+    with atomic_path(foreground_path, durable=False) as temporary:
         np.save(temporary, np.concatenate([np.empty((0, ndim), dtype=np.int32), *case.foreground]))
     parts = {path.name.removeprefix(case.id): path for path in (*written, foreground_path)}
     record = StoredCaseRecord(
@@ -84,7 +84,7 @@ def write_case(case: PreprocessedCase, folder: Path, *, patch_size: Sequence[int
         file_digests={ending: file_digest(path) for ending, path in parts.items()},
         trace=case.trace,
     )
-    write_json(record, record_path)
+    write_json(record, record_path, durable=False)
 
 
 def is_complete(folder: Path, case_id: str, digest: str) -> bool:
@@ -265,7 +265,8 @@ def storage_blocks(
     """Choose the layout of an array so that a patch anywhere touches little beyond itself.
 
     Blocks are decompressed one by one. They start as powers of two that cover the patch and are halved along their
-    longest edge, relative to the patch, until they fit a cache. Chunks are runs of blocks that fit a file read.
+    longest edge, relative to the patch, until they fit a cache. Chunks are runs of blocks that fit a file read; a small
+    array is one chunk, because each costs a third of a millisecond to write.
 
     Args:
         shape: (c, ...) or (...) of the array.
@@ -287,7 +288,8 @@ def storage_blocks(
         axis = min(growing, key=lambda a: chunk[a] / patch[a])
         longer = min(chunk[axis] + block[axis], shape[lead + axis])
         grown = math.prod(chunk) // chunk[axis] * longer
-        if longer == chunk[axis] or chunk[axis] >= 2 * patch[axis] or grown * itemsize > _CHUNK_BYTES:
+        most = _CHUNK_BYTES if chunk[axis] < 2 * patch[axis] else _SMALL_BYTES
+        if longer == chunk[axis] or grown * itemsize > most:
             growing.remove(axis)
         else:
             chunk[axis] = longer
@@ -306,9 +308,12 @@ def write_array(array: np.ndarray, path: Path, patch_size: Sequence[int]) -> Pat
         The path.
     """
     chunks, blocks = storage_blocks(array.shape, patch_size, array.itemsize)
+    import blosc2
+
     # LZ4 with shuffled bytes: a tenth of LZ4HC's time for a tenth more space, and as fast to read.
     compression = blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, filters=[blosc2.Filter.SHUFFLE], nthreads=1)
-    with atomic_path(path) as temporary:
+    # Not forced to the disk: after a power failure the sizes in the record tell what is missing, and it is made again.
+    with atomic_path(path, durable=False) as temporary:
         blosc2.asarray(
             np.ascontiguousarray(array),
             urlpath=str(temporary),
@@ -322,6 +327,8 @@ def write_array(array: np.ndarray, path: Path, patch_size: Sequence[int]) -> Pat
 
 
 def _open_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> Any:  # noqa: ANN401 - blosc2 is untyped
+    import blosc2
+
     array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
     if not isinstance(array, blosc2.NDArray) or array.shape != shape or array.dtype != dtype:
         raise ValueError(f"it does not hold {np.dtype(dtype)} of shape {shape}")

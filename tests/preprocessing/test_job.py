@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from autoseg.dataset import Case
+from autoseg.dataset.kept import KEPT_CASES
 from autoseg.errors import DatasetError
 from autoseg.image import Image, Segmentation, write_image, write_segmentation
 from autoseg.plan import Plan
@@ -40,6 +41,20 @@ def test_files_in_files_out(
         stored = CaseStore(target.folder).open("a").load()
         np.testing.assert_array_equal(stored.image, expected.image)
         np.testing.assert_array_equal(stored.segmentation, expected.segmentation)
+
+
+def test_a_kept_case_is_not_read_again(
+    tmp_path: Path, make_plan: Callable[..., Plan], make_case: Callable[..., tuple[Image, Segmentation]]
+) -> None:
+    image, segmentation = make_case()
+    case = Case(id="a", images=(tmp_path / "absent.nii.gz",), label=tmp_path / "absent.nii.gz")
+    plan = make_plan(spacing=(0.8, 1.1, 1.0))
+    target = PreprocessTarget(configuration=plan.configurations[0], folder=tmp_path, digest="")
+    assert KEPT_CASES.keep(case, image, segmentation, limit=2**30)
+    preprocess_file(PreprocessJob(case=case, plan=plan, targets=(target,)))
+    expected = preprocess_case("a", image, segmentation, plan, plan.configurations[0])
+    np.testing.assert_array_equal(CaseStore(tmp_path).open("a").load().image, expected.image)
+    assert KEPT_CASES.num_bytes == 0
 
 
 def test_unreadable_files_are_named(tmp_path: Path, make_plan: Callable[..., Plan]) -> None:

@@ -122,7 +122,7 @@ def test_completeness_follows_the_digest(tmp_path: Path) -> None:
 def test_an_interrupted_rewrite_leaves_no_complete_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_case(make_preprocessed(), tmp_path, patch_size=(16, 16, 16), digest="one")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store_module, "write_json", fail)
