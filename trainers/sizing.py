@@ -101,9 +101,17 @@ def _wider(planned: Configuration) -> Iterator[Configuration]:
 
 
 def _narrowed(planned: Configuration, width: float) -> Configuration:
-    """The planned network with a share of its feature maps, a multiple of what it asks for and at least twice that."""
-    unit = network_rules(planned.network.name).feature_multiple
-    features = tuple(min(f, max(2 * unit, round(f * width / unit) * unit)) for f in planned.network.features)
+    """The planned network with a share of its feature maps, a multiple of what it asks for and at least twice that.
+
+    A network whose stages have fixed ratios keeps them.
+    """
+    rules, features = network_rules(planned.network.name), planned.network.features
+    unit = rules.feature_multiple
+    if rules.feature_ratios is None:
+        features = tuple(min(f, max(2 * unit, round(f * width / unit) * unit)) for f in features)
+    else:
+        first = min(features[0], max(unit, round(features[0] * width / unit) * unit))
+        features = tuple(f * first // features[0] for f in features)
     return replace(planned, network=replace(planned.network, features=features))
 
 

@@ -110,8 +110,11 @@ class SqueezeExcitation(nn.Module):
         hidden = max(1, num_features // reduction)
         convolution = convolution_class(ndim)
         self.pool = (nn.AdaptiveAvgPool2d if ndim == 2 else nn.AdaptiveAvgPool3d)(1)
+        # There are only few hidden units: one that a plain ReLU cut off for good would be missed.
         self.weigh = nn.Sequential(
-            convolution(num_features, hidden, 1), nn.ReLU(inplace=True), convolution(hidden, num_features, 1)
+            convolution(num_features, hidden, 1),
+            nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
+            convolution(hidden, num_features, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,6 +134,7 @@ class ConvBlock(nn.Module):
         stride: Step per axis.
         bias: Whether the convolution has a bias.
         is_activated: Whether an activation follows the normalization.
+        groups: Groups of feature maps that the convolution keeps apart.
         style: Kinds of normalization, activation and dropout.
     """
 
@@ -143,13 +147,14 @@ class ConvBlock(nn.Module):
         stride: Sequence[int],
         bias: bool = True,
         is_activated: bool = True,
+        groups: int = 1,
         style: BlockStyle = NNUNET_STYLE,
     ) -> None:
         super().__init__()
         ndim = len(kernel_size)
         padding = tuple((k - 1) // 2 for k in kernel_size)
         self.conv = convolution_class(ndim)(
-            num_inputs, num_features, tuple(kernel_size), tuple(stride), padding=padding, bias=bias
+            num_inputs, num_features, tuple(kernel_size), tuple(stride), padding=padding, bias=bias, groups=groups
         )
         self.dropout = style.dropping(ndim)
         self.norm = style.normalization(num_features, ndim)

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from autoseg.networks.options import UNetOptions
-from autoseg.networks.rules import STYLE, NetworkRules
+from autoseg.networks.options import (
+    ACCUNetOptions,
+    MedNeXtOptions,
+    SCNASOptions,
+    SwinUNETROptions,
+    UNetCNXOptions,
+    UNetOptions,
+    UXNetOptions,
+)
+from autoseg.networks.rules import STYLE, NetworkRules, TrainingDefaults, fixed_stages, large_kernel_stages
 from autoseg.plan import NetworkPlan
 from autoseg.registry import Registry
 
@@ -24,14 +32,14 @@ class NetworkBuilder(Protocol):
         """Build a network with freshly drawn weights."""
 
 
-_UNET_TAPS = ("bottleneck", "last_decoder")
+_TAPS = ("bottleneck", "last_decoder")
 
 RULES: dict[str, NetworkRules] = {
     "unet": NetworkRules(
         builder="autoseg.networks.unet:PlainUNet",
         summary="U-Net of stacked convolutions, nnU-Net's original network",
         source="https://doi.org/10.1038/s41592-020-01008-z",
-        taps=_UNET_TAPS,
+        taps=_TAPS,
         heeds=STYLE,
         options=UNetOptions,
     ),
@@ -41,9 +49,100 @@ RULES: dict[str, NetworkRules] = {
         source="https://arxiv.org/abs/2404.09556",
         encoder_blocks=(1, 3, 4, 6),
         decoder_blocks=(1,),
-        taps=_UNET_TAPS,
+        taps=_TAPS,
         heeds=STYLE,
         options=UNetOptions,
+    ),
+    "unetcnx": NetworkRules(
+        builder="autoseg.networks.unetcnx:UNetCNX",
+        summary="ConvNeXt V2 encoder on patches of four voxels, residual decoder",
+        source="https://arxiv.org/abs/2301.00808, CardiacSegV2's unetcnx_a1",
+        stages=large_kernel_stages(1, 4, 2, 2, 2),
+        smallest_edge=4,
+        first_features=48,
+        feature_ratios=(1, 1, 2, 4, 8),
+        encoder_blocks=(1, 3, 3, 9, 3),
+        decoder_blocks=(1,),
+        supervised_stages=3,
+        taps=_TAPS,
+        heeds=("checkpointing",),
+        options=UNetCNXOptions,
+        training=TrainingDefaults(optimizer="adamw", learning_rate=5e-4, weight_decay=5e-4),
+    ),
+    "uxnet": NetworkRules(
+        builder="autoseg.networks.uxnet:UXNet",
+        summary="large depth-wise kernels in place of window attention, residual decoder",
+        source="https://arxiv.org/abs/2209.15076",
+        stages=large_kernel_stages(1, 2, 2, 2, 2),
+        smallest_edge=4,
+        first_features=48,
+        feature_ratios=(1, 2, 4, 8, 16),
+        encoder_blocks=(1, 2),
+        decoder_blocks=(1,),
+        taps=_TAPS,
+        heeds=("checkpointing",),
+        options=UXNetOptions,
+        training=TrainingDefaults(optimizer="adamw", learning_rate=1e-4),
+    ),
+    "acc_unet": NetworkRules(
+        builder="autoseg.networks.acc_unet:ACCUNet",
+        summary="convolutions that look far by pooling, skips that see all scales",
+        source="https://arxiv.org/abs/2308.13680",
+        max_stages=5,
+        feature_ratios=(1, 2, 4, 8, 16),
+        taps=_TAPS,
+        heeds=("norm", "activation", "dropout", "checkpointing"),
+        style={"norm": "batch"},
+        options=ACCUNetOptions,
+        training=TrainingDefaults(optimizer="adam", learning_rate=1e-3),
+    ),
+    "scnas": NetworkRules(
+        builder="autoseg.networks.scnas:SCNAS",
+        summary="cells of operations that an architecture search chose, with dilated convolutions",
+        source="https://arxiv.org/abs/1811.06246",
+        max_stages=4,
+        first_features=8,
+        feature_ratios=(1, 2, 4, 8),
+        feature_multiple=2,
+        encoder_blocks=(1, 2),
+        decoder_blocks=(2,),
+        taps=_TAPS,
+        heeds=("checkpointing",),
+        options=SCNASOptions,
+        training=TrainingDefaults(optimizer="adam", learning_rate=2e-5, schedule="plateau", loss="dice"),
+    ),
+    "swin_unetr": NetworkRules(
+        builder="autoseg.networks.monai_networks:SwinUNETR",
+        summary="attention in shifted windows on the way down, convolutions on the way up; MONAI's",
+        source="https://arxiv.org/abs/2201.01266",
+        is_anisotropic=False,
+        stages=fixed_stages(1, 2, 2, 2, 2, 2),
+        smallest_longest_edge=64,
+        smallest_median_edge=16,
+        first_features=48,
+        feature_ratios=(1, 1, 2, 4, 8, 16),
+        feature_multiple=12,
+        encoder_blocks=(1, 2, 2, 2, 2, 1),
+        decoder_blocks=(1,),
+        taps=_TAPS,
+        heeds=("checkpointing",),
+        style={"checkpointing": True},
+        options=SwinUNETROptions,
+        training=TrainingDefaults(optimizer="adamw", learning_rate=5e-4, weight_decay=5e-4, schedule="cosine"),
+    ),
+    "mednext": NetworkRules(
+        builder="autoseg.networks.monai_networks:MedNeXt",
+        summary="ConvNeXt blocks on the way down and up, resampling included; MONAI's",
+        source="https://arxiv.org/abs/2303.09975",
+        is_anisotropic=False,
+        stages=fixed_stages(1, 2, 2, 2, 2),
+        smallest_longest_edge=32,
+        smallest_median_edge=8,
+        feature_ratios=(1, 2, 4, 8, 16),
+        taps=_TAPS,
+        heeds=("checkpointing",),
+        options=MedNeXtOptions,
+        training=TrainingDefaults(optimizer="adamw", learning_rate=1e-3),
     ),
 }
 """Name -> rules of the built-in networks."""

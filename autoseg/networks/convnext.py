@@ -47,7 +47,7 @@ class GlobalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, ..., c) to (b, ..., c)."""
-        response = x.norm(dim=tuple(range(1, x.ndim - 1)), keepdim=True)  # (b, 1, ..., c)
+        response = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim - 1)), keepdim=True)  # (b, 1, ..., c)
         share = response / (response.mean(dim=-1, keepdim=True) + _EPSILON)
         return self.weight * (x * share) + self.bias + x
 

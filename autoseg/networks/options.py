@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Expansion = Literal["small", "base", "large"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,3 +19,77 @@ class UNetOptions:
 
     upsampling_bias: bool = True
     head_bias: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UNetCNXOptions:
+    """Of ``unetcnx``.
+
+    Args:
+        drop_path: Probability of leaving out the branch of the last block in training; falls linearly to 0 at the
+            first.
+    """
+
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UXNetOptions:
+    """Of ``uxnet``.
+
+    Args:
+        drop_path: Probability of leaving out the branch of a block in training.
+        initial_scale: First value of the scale of every block's branch; small ones let it begin as the identity.
+    """
+
+    drop_path: float = 0.0
+    initial_scale: float = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ACCUNetOptions:
+    """Of ``acc_unet``.
+
+    Args:
+        reach: Levels of pooling in the blocks of the highest resolution, the voxel itself included; 1 switches long
+            range off.
+    """
+
+    reach: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SCNASOptions:
+    """Of ``scnas``.
+
+    Args:
+        has_dilation: False turns dilated convolutions into plain ones.
+    """
+
+    has_dilation: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwinUNETROptions:
+    """Of ``swin_unetr``.
+
+    Args:
+        window: Edge of the attention windows in tokens.
+        has_residual_blocks: Whether a residual convolution precedes every transformer stage (version 2).
+        drop_path: Largest probability of leaving a transformer block out in training.
+    """
+
+    window: int = 7
+    has_residual_blocks: bool = False
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MedNeXtOptions:
+    """Of ``mednext``.
+
+    Args:
+        expansion: Inner feature maps per feature map: 2 everywhere ("small"), 2 to 4 ("base"), 3 to 8 ("large").
+    """
+
+    expansion: Expansion = "small"

@@ -82,6 +82,39 @@ def fixed_stages(*steps: int, along: Literal["all", "fine", "in_plane"] = "all")
     return rule
 
 
+def large_kernel_stages(*steps: int, kernel: int = 7) -> StageRule:
+    """Make a rule for a network of fixed strides whose stages, the first excepted, have large depth-wise kernels.
+
+    Axes are strided while they are fine and long enough; a stage that would stride none is left out. A kernel has ``kernel`` voxels along the finest axis and along
+    the others as many as cover no more millimeters.
+
+    Args:
+        steps: Stride of every stage along the axes that it strides, the first being 1.
+        kernel: Odd number of voxels.
+
+    Example:
+        >>> large_kernel_stages(1, 2, 2)((5.0, 1.0, 1.0), (12, 64, 64)).kernel_sizes
+        ((1, 3, 3), (1, 7, 7), (3, 7, 7))
+    """
+    fixed = fixed_stages(*steps, along="fine")
+
+    def rule(spacing: Sequence[float], size: Sequence[float]) -> Stages:
+        stages = fixed(spacing, size)
+        strides = [stages.strides[0], *(stride for stride in stages.strides[1:] if max(stride) > 1)]
+        now, kernels = list(spacing), [stages.kernel_sizes[0]]
+        for stride in strides[1:]:
+            now = [s * f for s, f in zip(now, stride, strict=True)]
+            kernels.append(tuple(_odd(kernel * min(now) / s) for s in now))
+        return Stages(strides=tuple(strides), kernel_sizes=tuple(kernels))
+
+    return rule
+
+
+def _odd(value: float) -> int:
+    """Largest odd number that is not above ``value``, at least 1."""
+    return max(1, 2 * ((math.floor(value + 1e-6) - 1) // 2) + 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingDefaults:
     """How the network was published to be trained; None keeps what the trainer does anyway.
@@ -118,6 +151,7 @@ class NetworkRules:
         smallest_median_edge: Refused where the median case is thinner than this along any axis.
         first_features: Feature maps of the highest resolution; they double with every stage.
         max_features: Largest number of feature maps in 2D and in 3D.
+        feature_ratios: Feature maps per stage in those of the first, where they do not simply double up to a limit.
         feature_multiple: What numbers of feature maps must divide by.
         encoder_blocks: Blocks per encoder stage; deeper stages repeat the last entry.
         decoder_blocks: Blocks per decoder stage, lowest resolution first; further stages repeat the last entry.
@@ -142,6 +176,7 @@ class NetworkRules:
     smallest_median_edge: int = 1
     first_features: int = 32
     max_features: tuple[int, int] = (512, 320)
+    feature_ratios: tuple[int, ...] | None = None
     feature_multiple: int = 4
     encoder_blocks: tuple[int, ...] = (2,)
     decoder_blocks: tuple[int, ...] = (2,)
@@ -166,6 +201,9 @@ class NetworkRules:
             ((32, 64, 128, 256, 320), (12, 36))
         """
         most, unit = self.max_features[0 if ndim == 2 else 1], self.feature_multiple
+        if self.feature_ratios is not None:
+            first = max(unit, round(self.first_features * width / unit) * unit)
+            return tuple(first * ratio for ratio in self.feature_ratios[:num_stages])
         usual = [min(most, self.first_features * 2**stage) for stage in range(num_stages)]
         return tuple(usual if width == 1 else (max(unit, round(f * width / unit) * unit) for f in usual))
 
