@@ -36,11 +36,16 @@ setup(
         "matplotlib>=3.9",
     ],
     extras_require={
+        "monai": [
+            "monai>=1.5",
+            "einops>=0.8",
+        ],
         "dev": [
             "build>=1.2",
             "codespell>=2.3",
+            "einops>=0.8",
             "hypothesis>=6.115",
-            "monai>=1.4",
+            "monai>=1.5",
             "mypy>=1.13",
             "pre-commit>=4.0",
             "pytest>=8.3",

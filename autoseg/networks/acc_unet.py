@@ -52,9 +52,7 @@ class ACCUNet(SegmentationNetwork):
         self.encoder = nn.ModuleList(
             [
                 _hanc_stage(i, f, [EXPANSION] * n, kernel_size=kernel, reach=r, style=style)
-                for i, f, n, kernel, r in zip(
-                    inputs, features, network.encoder_blocks, kernels, reach_of, strict=True
-                )
+                for i, f, n, kernel, r in zip(inputs, features, network.encoder_blocks, kernels, reach_of, strict=True)
             ]
         )
         self.paths = nn.ModuleList(
@@ -66,7 +64,7 @@ class ACCUNet(SegmentationNetwork):
         self.fusions = nn.ModuleList(
             [LevelFusion(features[:-1], ndim=ndim, style=style) for _ in range(_NUM_FUSIONS if num_skips else 0)]
         )
-        transposed, stages, heads = [], [], []
+        transposed, stages = [], []
         for level, num_blocks in zip(reversed(range(num_skips)), network.decoder_blocks, strict=True):
             stride = network.strides[level + 1]
             transposed.append(transposed_convolution_class(ndim)(features[level + 1], features[level], stride, stride))
@@ -82,11 +80,14 @@ class ACCUNet(SegmentationNetwork):
                 style=style,
             )
             stages.append(stage)
-        for level in reversed(range(len(network.output_strides))):
-            heads.append(convolution_class(ndim)(features[level], num_outputs, 1))
         self.transpconvs = nn.ModuleList(transposed)
         self.stages = nn.ModuleList(stages)
-        self.seg_layers = nn.ModuleList(heads)
+        self.seg_layers = nn.ModuleList(
+            [
+                convolution_class(ndim)(features[level], num_outputs, 1)
+                for level in reversed(range(len(network.output_strides)))
+            ]
+        )
 
     def forward(self, x: Tensor) -> list[Tensor] | Tensor:
         """Compute logits.

@@ -49,7 +49,8 @@ class GlobalResponseNorm(nn.Module):
         """Map (b, ..., c) to (b, ..., c)."""
         response = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim - 1)), keepdim=True)  # (b, 1, ..., c)
         share = response / (response.mean(dim=-1, keepdim=True) + _EPSILON)
-        return self.weight * (x * share) + self.bias + x
+        out: Tensor = self.weight * (x * share) + self.bias + x
+        return out
 
 
 class DropPath(nn.Module):

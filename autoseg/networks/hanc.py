@@ -93,9 +93,7 @@ class HancBlock(nn.Module):
         super().__init__()
         ndim, inner = len(kernel_size), num_inputs * expansion
         self.expand = _pointwise(num_inputs, inner, ndim, style)
-        self.depthwise = ConvBlock(
-            inner, inner, kernel_size=kernel_size, stride=(1,) * ndim, groups=inner, style=style
-        )
+        self.depthwise = ConvBlock(inner, inner, kernel_size=kernel_size, stride=(1,) * ndim, groups=inner, style=style)
         pooled = [k > 1 for k in kernel_size]
         self.context = NeighborhoodContext(inner, num_inputs, reach=reach, pooled=pooled, style=style)
         self.norm = style.normalization(num_inputs, ndim)
@@ -209,5 +207,6 @@ def _fitted(x: Tensor, shape: Sequence[int]) -> Tensor:
         return x
     if all(n <= m for n, m in zip(x.shape[2:], shape, strict=True)):
         return _resized(x, shape)
-    pool = F.adaptive_avg_pool2d if x.ndim == 4 else F.adaptive_avg_pool3d
-    return pool(x, list(shape))
+    if x.ndim == 4:
+        return F.adaptive_avg_pool2d(x, (shape[0], shape[1]))
+    return F.adaptive_avg_pool3d(x, (shape[0], shape[1], shape[2]))

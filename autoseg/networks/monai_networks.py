@@ -98,7 +98,7 @@ class SwinUNETR(SegmentationNetwork):
         Returns:
             With deep supervision a list, full resolution (b, k, ...) first; otherwise its first entry alone.
         """
-        hidden = self.swinViT(x, True)  # from 1/2 to 1/32, each normalized
+        hidden = self.swinViT(x, normalize=True)  # from 1/2 to 1/32, each normalized
         decoded = self.stage(self.decoder5, self.stage(self.encoder10, hidden[4]), hidden[3])
         levels = [decoded]
         ways = (

@@ -85,8 +85,8 @@ def fixed_stages(*steps: int, along: Literal["all", "fine", "in_plane"] = "all")
 def large_kernel_stages(*steps: int, kernel: int = 7) -> StageRule:
     """Make a rule for a network of fixed strides whose stages, the first excepted, have large depth-wise kernels.
 
-    Axes are strided while they are fine and long enough; a stage that would stride none is left out. A kernel has ``kernel`` voxels along the finest axis and along
-    the others as many as cover no more millimeters.
+    Axes are strided while they are fine and long enough; a stage that would stride none is left out. A kernel has
+    ``kernel`` voxels along the finest axis and along the others as many as cover no more millimeters.
 
     Args:
         steps: Stride of every stage along the axes that it strides, the first being 1.

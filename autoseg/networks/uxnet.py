@@ -38,7 +38,11 @@ class UXNet(SegmentationNetwork):
         inputs = (num_channels, *widths[:-1])
         for level, (num_inputs, width) in enumerate(zip(inputs, widths, strict=True), start=1):
             kernel, stride = network.kernel_sizes[level], network.strides[level]
-            down = _stem(num_inputs, width, kernel, stride) if level == 1 else ConvNextDown(num_inputs, width, stride=stride)
+            down = (
+                _stem(num_inputs, width, kernel, stride)
+                if level == 1
+                else ConvNextDown(num_inputs, width, stride=stride)
+            )
             blocks = [
                 UxBlock(width, kernel_size=kernel, drop_path=options.drop_path, initial_scale=options.initial_scale)
                 for _ in range(network.encoder_blocks[level])
