@@ -25,6 +25,7 @@ setup(
         "SimpleITK>=2.4",
         "numpy>=2.0",
         "scipy>=1.14",
+        "scikit-image>=0.24",
         "batchgenerators>=0.25.1",
         "batchgeneratorsv2>=0.3.5",
         "acvl-utils>=0.2.5",

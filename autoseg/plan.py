@@ -21,18 +21,96 @@ OptionValue = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BiasFieldPlan:
+    """How the field of a magnetic resonance coil is estimated, by N4.
+
+    Args:
+        shrink: How many times coarser planes are on which it is estimated; the axis across them is left alone.
+        iterations: At most, one entry per level; each level halves the distance of the control points.
+        threshold: Change of the field below which a level ends.
+        mask: What is looked at: every positive voxel, or those above Otsu's threshold.
+    """
+
+    shrink: int = 4
+    iterations: tuple[int, ...] = (50, 50, 50, 50)
+    threshold: float = 1e-3
+    mask: Literal["nonzero", "otsu"] = "nonzero"
+
+    def __post_init__(self) -> None:
+        if self.shrink < 1 or not self.iterations or min(self.iterations) < 1 or not self.threshold > 0:
+            raise ValueError(f"shrink, iterations and threshold must be positive, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistogramPlan:
+    """The histogram that every image is given.
+
+    Args:
+        landmarks: Intensities of the reference's voxels that are not zero at evenly spaced shares of them, ascending.
+        reference: Case that they were taken from.
+    """
+
+    landmarks: tuple[float, ...]
+    reference: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.landmarks) < 2 or any(a > b for a, b in zip(self.landmarks, self.landmarks[1:], strict=False)):
+            raise ValueError("landmarks must be two or more intensities that ascend")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContrastPlan:
+    """Contrast-limited adaptive histogram equalization.
+
+    Args:
+        clip_limit: From 0 to 1; the higher, the more contrast.
+        neighbourhood: Its edge as a share of the image's.
+    """
+
+    clip_limit: float = 0.01
+    neighbourhood: float = 0.125
+
+    def __post_init__(self) -> None:
+        if not (0 < self.clip_limit <= 1 and 0 < self.neighbourhood <= 1):
+            raise ValueError(f"clip_limit and neighbourhood must lie above 0 and not above 1, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NormalizationPlan:
     """How one channel's intensities are normalized.
 
     Args:
-        scheme: A name of the normalization registry: "zscore", "ct", "rescale_to_0_1", "rgb_to_0_1", "none".
+        scheme: A name of the normalization registry: "zscore", "ct", "window", "rescale_to_0_1", "rgb_to_0_1", "none".
         use_mask: Whether only voxels inside the nonzero mask count and change (z-score only).
         statistics: Dataset-wide foreground intensities; "ct" clips and scales with them.
+        window: Intensities that "window" maps to 0 and 1; what lies beyond them is clipped.
+        bias_field: Correction of a coil's field before everything else; None leaves it out.
+        histogram: Histogram that the image is given then; None leaves it out.
+        contrast: Equalization of local contrast after the normalization; None leaves it out.
     """
 
     scheme: str
     use_mask: bool = False
     statistics: IntensityStatistics | None = None
+    window: tuple[float, float] | None = None
+    bias_field: BiasFieldPlan | None = None
+    histogram: HistogramPlan | None = None
+    contrast: ContrastPlan | None = None
+
+    def __post_init__(self) -> None:
+        if (self.scheme == "window") != (self.window is not None):
+            raise ValueError('"window" needs a window of two intensities, and no other scheme has one')
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"the window must ascend, got {self.window}")
+        if self.scheme == "ct" and (self.bias_field is not None or self.histogram is not None):
+            raise ValueError('"ct" relies on intensities as they are stored; choose another scheme for changed ones')
+
+    @property
+    def steps(self) -> str:
+        """Everything that is done, in its order, as it is written on the command line: "n4+zscore"."""
+        optional = {"n4": self.bias_field, "histogram": self.histogram}
+        before = [name for name, plan in optional.items() if plan is not None]
+        return "+".join([*before, self.scheme, *(["clahe"] if self.contrast is not None else [])])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,31 @@ from typing import Protocol
 
 from autoseg.dataset import Dataset
 from autoseg.fingerprint import Fingerprint
-from autoseg.plan import Configuration, Plan
+from autoseg.plan import BiasFieldPlan, Configuration, ContrastPlan, Plan
 from autoseg.registry import Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntensityRequest:
+    """What a user wants done with the intensities of a channel, instead of the planner's choice or besides it.
+
+    Args:
+        channel: Name of the channel or its number; None means all.
+        scheme: Name of the normalization; None leaves it to the planner.
+        window: Intensities that the scheme "window" maps to 0 and 1.
+        bias_field: Correction of a coil's field.
+        reference: Case whose histogram every image is given; None gives none.
+        landmarks: Its histogram, per channel.
+        contrast: Equalization of local contrast.
+    """
+
+    channel: str | None = None
+    scheme: str | None = None
+    window: tuple[float, float] | None = None
+    bias_field: BiasFieldPlan | None = None
+    reference: str | None = None
+    landmarks: tuple[tuple[float, ...], ...] = ()
+    contrast: ContrastPlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +43,13 @@ class PlannerBudget:
         gpu_memory_gb: GPU memory to size networks for; None takes the planner's own preset.
         gpu_memory_source: Where the figure came from, for the plan.
         spacing: Full-resolution target spacing (z, y, x) in mm, instead of the planner's choice.
+        intensities: What is asked of channels, in the order in which it was asked; later ones win.
     """
 
     gpu_memory_gb: float | None = None
     gpu_memory_source: str = "planner preset"
     spacing: tuple[float, ...] | None = None
+    intensities: tuple[IntensityRequest, ...] = ()
 
 
 class Planner(Protocol):

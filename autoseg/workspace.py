@@ -246,6 +246,11 @@ class Workspace:
         """Tables and pictures for people."""
         return self.root / "reports"
 
+    @property
+    def cache_dir(self) -> Path:
+        """What takes minutes to compute and may be deleted at any time: fields of bias-field correction."""
+        return self.root / "cache"
+
     def preprocessed_dir(self, data: str) -> Path:
         """Preprocessed cases of a configuration's ``data`` name."""
         return self.root / "preprocessed" / data

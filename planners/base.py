@@ -43,7 +43,7 @@ class PresetPlanner:
         if not (math.isfinite(memory_gb) and memory_gb > 0):
             raise PlanError(f"GPU memory must be a positive number of GB, got {memory_gb}")
         grid = full_resolution_grid(fingerprint, budget.spacing)
-        normalization = choose_normalization(dataset.channels, fingerprint)
+        normalization = choose_normalization(dataset.channels, fingerprint, budget.intensities)
         sizer = Sizer(preset=self.preset, memory_gb=memory_gb, num_labels=dataset.labels.declared_count)
         resolutions = choose_resolutions(grid, sizer, num_cases=dataset.declared_count)
         maker = _ConfigurationMaker(sizer=sizer, grid=grid, normalization=normalization)

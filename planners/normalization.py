@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint
-from autoseg.plan import NormalizationPlan
+from autoseg.plan import HistogramPlan, NormalizationPlan
+from autoseg.planning import IntensityRequest
 
 _DEFAULT_SCHEME = "zscore"
 _SCHEMES = {
@@ -31,7 +32,9 @@ class NormalizationChoice:
     mask_note: str
 
 
-def choose_normalization(channels: Sequence[str], fingerprint: Fingerprint) -> NormalizationChoice:
+def choose_normalization(
+    channels: Sequence[str], fingerprint: Fingerprint, requests: Sequence[IntensityRequest] = ()
+) -> NormalizationChoice:
     """Choose a scheme per channel by nnU-Net's names, and keep the intensity statistics of every channel.
 
     Statistics are kept for all schemes, so that the plan alone says everything about a channel.
@@ -39,9 +42,11 @@ def choose_normalization(channels: Sequence[str], fingerprint: Fingerprint) -> N
     Args:
         channels: Channel names in order.
         fingerprint: Intensities of the foreground, and how much cropping removed.
+        requests: What the user asked for instead.
 
     Raises:
-        PlanError: When a CT channel has no foreground statistics, or the fingerprint has other channels.
+        PlanError: When a CT channel has no foreground statistics, the fingerprint has other channels, or a request
+            cannot be met.
     """
     intensities = fingerprint.intensities
     if intensities and len(intensities) != len(channels):
@@ -49,24 +54,56 @@ def choose_normalization(channels: Sequence[str], fingerprint: Fingerprint) -> N
             f"the fingerprint has {len(intensities)} channel(s), the dataset {len(channels)}: {', '.join(channels)}. "
             "Measure it again: delete fingerprint.json and run autoseg plan-and-preprocess"
         )
+    _check_requests(requests, channels)
     is_cropped = fingerprint.median_relative_size < _MASK_BELOW
     plans, sentences = [], []
     for index, channel in enumerate(channels):
-        scheme = _SCHEMES.get(channel.casefold(), _DEFAULT_SCHEME)
+        mine = [r for r in requests if r.channel in (None, channel, str(index))]
+        asked = next((r.scheme for r in reversed(mine) if r.scheme is not None), None)
+        scheme = asked or _SCHEMES.get(channel.casefold(), _DEFAULT_SCHEME)
         statistics = intensities[index] if intensities else None
         if scheme == "ct" and statistics is None:
             raise PlanError(
                 f"channel {index} ({channel!r}) is normalized with the intensities of the foreground, but no training "
                 'case has any. Label some voxels, or name the channel "zscore" in dataset.json'
             )
-        plan = NormalizationPlan(scheme=scheme, use_mask=is_cropped and scheme == "zscore", statistics=statistics)
+        plan = NormalizationPlan(
+            scheme=scheme,
+            use_mask=is_cropped and scheme == "zscore",
+            statistics=statistics,
+            window=next((r.window for r in reversed(mine) if r.scheme == scheme), None),
+        )
+        plan = _with_steps(plan, mine, index, channel)
         plans.append(plan)
-        sentences.append(f"channel {index}, {channel!r}: {_describe(plan, channel)}")
+        sentences.append(f"channel {index}, {channel!r}: {_describe(plan, channel, is_asked_for=asked is not None)}")
     return NormalizationChoice(
         plans=tuple(plans),
         reason="; ".join(sentences),
         mask_note=_mask_note(plans, fingerprint.median_relative_size),
     )
+
+
+def _check_requests(requests: Sequence[IntensityRequest], channels: Sequence[str]) -> None:
+    known = {*channels, *map(str, range(len(channels)))}
+    for request in requests:
+        if request.channel is not None and request.channel not in known:
+            raise PlanError(f"there is no channel {request.channel!r} to normalize; there are {', '.join(channels)}")
+
+
+def _with_steps(
+    plan: NormalizationPlan, requests: Sequence[IntensityRequest], index: int, channel: str
+) -> NormalizationPlan:
+    """The plan of a channel with the optional steps that were asked for."""
+    for request in requests:
+        try:
+            plan = replace(plan, bias_field=request.bias_field or plan.bias_field)
+            plan = replace(plan, contrast=request.contrast or plan.contrast)
+            if request.reference is not None:
+                landmarks = request.landmarks[index]
+                plan = replace(plan, histogram=HistogramPlan(landmarks=landmarks, reference=request.reference))
+        except ValueError as error:
+            raise PlanError(f"channel {channel!r}: {error}") from None
+    return plan
 
 
 def _mask_note(plans: Sequence[NormalizationPlan], relative_size: float) -> str:
@@ -78,7 +115,23 @@ def _mask_note(plans: Sequence[NormalizationPlan], relative_size: float) -> str:
     return f"{left}, not less than {_MASK_BELOW:.0%}: z-scores count all voxels."
 
 
-def _describe(plan: NormalizationPlan, channel: str) -> str:
+def _describe(plan: NormalizationPlan, channel: str, *, is_asked_for: bool) -> str:
+    """The steps of a channel in words, in their order."""
+    words = []
+    if plan.bias_field is not None:
+        coarser = f"planes {plan.bias_field.shrink} times coarser" if plan.bias_field.shrink > 1 else "full planes"
+        words.append(f"bias field corrected by N4, estimated on {coarser}")
+    if plan.histogram is not None:
+        words.append(f"histogram of case {plan.histogram.reference}")
+    words.append(_describe_scheme(plan, channel, is_asked_for=is_asked_for))
+    if plan.contrast is not None:
+        words.append(f"local contrast equalized, clip limit {plan.contrast.clip_limit:g}")
+    return ", then ".join(words)
+
+
+def _describe_scheme(plan: NormalizationPlan, channel: str, *, is_asked_for: bool) -> str:
+    if plan.window is not None:
+        return f"{plan.window[0]:g} to {plan.window[1]:g} mapped to 0..1 and clipped, as asked for"
     if plan.scheme == "ct" and plan.statistics is not None:
         s = plan.statistics
         return (
@@ -86,11 +139,11 @@ def _describe(plan: NormalizationPlan, channel: str) -> str:
             f"{s.mean:.6g}, divided by {s.std:.6g}, because CT values mean the same in every image"
         )
     if plan.scheme == "zscore":
-        named = "" if channel.casefold() in _SCHEMES else "no scheme has that name, so "
+        named = "" if is_asked_for or channel.casefold() in _SCHEMES else "no scheme has that name, so "
         inside = " over its nonzero voxels" if plan.use_mask else ""
         return f"{named}z-score per image{inside}"
     return {
         "rescale_to_0_1": "scaled to 0..1 per image",
         "rgb_to_0_1": "divided by 255",
         "none": "left as it is",
-    }[plan.scheme]
+    }.get(plan.scheme, plan.scheme)

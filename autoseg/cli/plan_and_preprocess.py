@@ -31,6 +31,14 @@ Spacing = Annotated[
     tuple[float, float, float] | None,
     typer.Option("--spacing", metavar="Z Y X", help="Full-resolution target spacing in mm."),
 ]
+Normalization = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--normalization",
+        metavar="[CHANNEL=]STEPS",
+        help="Instead of the planner's choice: CT=window(-42,423), n4+zscore, histogram+zscore+clahe; repeatable.",
+    ),
+]
 Configurations = Annotated[
     list[str] | None, typer.Option("--configurations", help="Preprocess only this one; repeatable.")
 ]
@@ -57,6 +65,7 @@ def plan_and_preprocess(
     planner: Annotated[str, typer.Option("--planner", help="unet, resenc_m, resenc_l, resenc_xl, ...")] = "unet",
     gpu_memory: GpuMemory = None,
     spacing: Spacing = None,
+    normalization: Normalization = None,
     configurations: Configurations = None,
     folds: Folds = None,
     split_by: SplitBy = None,
@@ -86,6 +95,7 @@ def plan_and_preprocess(
         spacing=spacing,
         configurations=configurations,
         split=_split_rule(folds, split_by, stratify),
+        intensities=normalization or (),
         workers=workers,
         progress=ConsoleProgress(),
     )

@@ -15,7 +15,7 @@ def print_plan(plan: Plan) -> None:
     table = Table("configuration", "spacing (mm)", "patch", "batch", "network", "intensities", box=None, pad_edge=False)
     for c in plan.configurations:
         network = f"{c.network.name} {c.network.features[0]}-{c.network.features[-1]}, {c.network.num_stages} stages"
-        schemes = ", ".join(dict.fromkeys(n.scheme for n in c.normalization))
+        schemes = ", ".join(dict.fromkeys(n.steps for n in c.normalization))
         table.add_row(c.name, _times(c.spacing), _times(c.patch_size), str(c.batch_size), network, schemes)
     output.print(table)
 

@@ -129,7 +129,7 @@ def _configuration_table(
         "median_image_size_in_voxels": [int(n) if is_lowres else n for n in configuration.median_shape],
         "spacing": list(configuration.spacing),
         "normalization_schemes": [
-            counterpart(NORMALIZATIONS, n.scheme, "normalization") for n in configuration.normalization
+            counterpart(NORMALIZATIONS, n.steps, "normalization") for n in configuration.normalization
         ],
         "use_mask_for_norm": [n.use_mask for n in configuration.normalization],
         "resampling_fn_data": RESAMPLING,

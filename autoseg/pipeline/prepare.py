@@ -22,6 +22,7 @@ from autoseg.memory import memory_state
 from autoseg.parallel import WorkerPool, default_workers
 from autoseg.pipeline.checking import measure_cases, with_voxel_problems
 from autoseg.pipeline.folds import settle_folds
+from autoseg.pipeline.intensities import parse_intensities, resolve_references
 from autoseg.pipeline.laterality import keep_sides_apart
 from autoseg.pipeline.plans import merge_plans, stamp
 from autoseg.plan import Configuration, Plan
@@ -46,6 +47,7 @@ def plan_and_preprocess(
     spacing: tuple[float, ...] | None = None,
     configurations: Sequence[str] | None = None,
     split: SplitRule | None = None,
+    intensities: Sequence[str] = (),
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Workspace:
@@ -59,6 +61,8 @@ def plan_and_preprocess(
         spacing: Full-resolution target spacing in mm, axes as stored.
         configurations: Names to preprocess; None takes all.
         split: How to make folds; None does as before, at first as nnU-Net does, groups kept together.
+        intensities: What is asked of channels, such as "CT=window(-42,423)" or "n4+zscore"; see
+            :func:`~autoseg.pipeline.intensities.parse_intensities`.
         workers: Worker processes; None takes one per processor, 0 works in this process.
         progress: Told what happens; None logs.
 
@@ -68,6 +72,7 @@ def plan_and_preprocess(
     """
     progress = progress or LoggingProgress()
     source = dataset if isinstance(dataset, DatasetSource) else DatasetSource(root=Path(dataset))
+    asked = [parse_intensities(text) for text in intensities]
     folder = source.root / "autoseg" if workspace is None else Path(workspace)
     source = _as_given_before(source, folder)
     workers = default_workers() if workers is None else workers
@@ -78,7 +83,12 @@ def plan_and_preprocess(
         space = Workspace.create(folder, source.root, source=remembered(source, loaded))
         progress.message(f"{loaded.name}: {len(loaded.training)} training cases, {', '.join(loaded.channels)}")
         memory = planning_memory(gpu_memory_gb)
-        budget = PlannerBudget(gpu_memory_gb=memory.gigabytes, gpu_memory_source=memory.source, spacing=spacing)
+        budget = PlannerBudget(
+            gpu_memory_gb=memory.gigabytes,
+            gpu_memory_source=memory.source,
+            spacing=spacing,
+            intensities=resolve_references(asked, loaded),
+        )
         with WorkerPool(min(workers, len(loaded.training))) as pool, _closing_kept_cases():
             fingerprint = _check_and_measure(loaded, space, pool, progress)
             plan = _plan(loaded, space, fingerprint, chosen, budget, progress)
@@ -225,7 +235,7 @@ def _preprocess(
         )
         missing = tuple(t for t in targets if not is_complete(t.folder, case.id, t.digest))
         if missing:
-            jobs.append(PreprocessJob(case=case, plan=plan, targets=missing))
+            jobs.append(PreprocessJob(case=case, plan=plan, targets=missing, cache=space.cache_dir))
             replaced |= {t.configuration.data for t in missing if is_there(t.folder, case.id)}
     names = ", ".join(made_from)
     if not jobs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -96,7 +97,11 @@ class NormalizedCase:
 
 
 def preprocess_case(
-    case_id: str, image: Image, segmentation: Segmentation | None, plan: Plan, configuration: Configuration
+    case_id: str,
+    image: Image,
+    segmentation: Segmentation | None,
+    plan: Plan,
+    configuration: Configuration,
 ) -> PreprocessedCase:
     """Prepare a case for one configuration, with the arrays that nnU-Net's preprocessor gives.
 
@@ -121,6 +126,8 @@ def normalize_case(
     segmentation: Segmentation | None,
     plan: Plan,
     normalization: Sequence[NormalizationPlan],
+    *,
+    cache: Path | None = None,
 ) -> NormalizedCase:
     """The first half of :func:`preprocess_case`, which configurations with the same normalization share.
 
@@ -130,6 +137,7 @@ def normalize_case(
         segmentation: Labels on the same grid, or None at prediction.
         plan: Orientation, transposition and labels.
         normalization: One entry per channel.
+        cache: Folder for what takes minutes; see :func:`~autoseg.preprocessing.normalization.normalize`.
 
     Raises:
         DatasetError: When the image does not fit the plan or the segmentation does not fit the image.
@@ -140,7 +148,7 @@ def normalize_case(
     channels = _align(image.array, stored, worked, plan.transpose)
     labels = None if segmentation is None else _align(segmentation.array, stored, worked, plan.transpose)
     turned = Reorientation.between(stored, worked).apply_to_geometry(image.geometry)
-    normalized, cropped_labels, box = _crop_and_normalize(case_id, channels, labels, normalization)
+    normalized, cropped_labels, box = _crop_and_normalize(case_id, channels, labels, normalization, cache)
     return NormalizedCase(
         id=case_id,
         image=normalized,
@@ -202,7 +210,11 @@ def _align(array: np.ndarray, stored: str, worked: str, transpose: Sequence[int]
 
 
 def _crop_and_normalize(
-    case_id: str, channels: np.ndarray, labels: np.ndarray | None, plans: Sequence[NormalizationPlan]
+    case_id: str,
+    channels: np.ndarray,
+    labels: np.ndarray | None,
+    plans: Sequence[NormalizationPlan],
+    cache: Path | None,
 ) -> tuple[np.ndarray, np.ndarray | None, BoundingBox]:
     if labels is None and not any(plan.use_mask for plan in plans):
         # Only the box is asked for; holes in the mask do not change it, and finding them takes memory and time.
@@ -214,7 +226,7 @@ def _crop_and_normalize(
         outside = marked == OUTSIDE
         cropped_labels = None if labels is None else marked
     try:
-        return normalize(cropped, plans, outside), cropped_labels, box
+        return normalize(cropped, plans, outside, cache=cache), cropped_labels, box
     except DatasetError as error:
         raise DatasetError(f"case {case_id}: {error}") from None
 

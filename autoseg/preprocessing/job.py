@@ -41,11 +41,13 @@ class PreprocessJob:
         case: Its files.
         plan: The plan.
         targets: What to make of it.
+        cache: Folder for what takes minutes to compute; None has none.
     """
 
     case: Case
     plan: Plan
     targets: tuple[PreprocessTarget, ...]
+    cache: Path | None = None
 
 
 def preprocess_file(job: PreprocessJob) -> str:
@@ -70,9 +72,10 @@ def _read_and_normalize(job: PreprocessJob, normalization: Sequence[Normalizatio
     """In a function of its own, so that nothing keeps the image as read while the rest is done."""
     kept = KEPT_CASES.take(job.case)
     if kept is not None:
-        return normalize_case(job.case.id, *kept, job.plan, normalization)
+        return normalize_case(job.case.id, *kept, job.plan, normalization, cache=job.cache)
     segmentation = read_segmentation(job.case.label) if job.case.label is not None else None
-    return normalize_case(job.case.id, read_image(job.case.images), segmentation, job.plan, normalization)
+    image = read_image(job.case.images)
+    return normalize_case(job.case.id, image, segmentation, job.plan, normalization, cache=job.cache)
 
 
 def _resampling_of(case: NormalizedCase, configuration: Configuration) -> tuple[object, ...]:

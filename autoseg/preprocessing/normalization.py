@@ -6,12 +6,15 @@ A scheme is one function that changes a channel in place. It runs on the origina
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from autoseg.errors import DatasetError, PlanError
 from autoseg.plan import NormalizationPlan
+from autoseg.preprocessing.crop import nonzero_mask
+from autoseg.preprocessing.enhancement import correct_bias_field, equalize_contrast, match_histogram
 from autoseg.registry import Registry
 
 _SMALLEST_SCALE = 1e-8  # divides what has no contrast
@@ -37,6 +40,7 @@ NORMALIZATIONS: Registry[Normalization] = Registry(
     built_in={
         "zscore": "autoseg.preprocessing.normalization:zscore",
         "ct": "autoseg.preprocessing.normalization:ct",
+        "window": "autoseg.preprocessing.normalization:window",
         "rescale_to_0_1": "autoseg.preprocessing.normalization:rescale_to_0_1",
         "rgb_to_0_1": "autoseg.preprocessing.normalization:rgb_to_0_1",
         "none": "autoseg.preprocessing.normalization:none",
@@ -44,13 +48,16 @@ NORMALIZATIONS: Registry[Normalization] = Registry(
 )
 
 
-def normalize(image: np.ndarray, plans: Sequence[NormalizationPlan], outside: np.ndarray) -> np.ndarray:
+def normalize(
+    image: np.ndarray, plans: Sequence[NormalizationPlan], outside: np.ndarray, *, cache: Path | None = None
+) -> np.ndarray:
     """Normalize every channel as planned.
 
     Args:
         image: (c, z, y, x) or (c, y, x); not modified.
         plans: One entry per channel.
         outside: Boolean (z, y, x) or (y, x): voxels that hold neither intensity nor label.
+        cache: Folder for what takes minutes, the fields of bias-field correction; None remembers the last few.
 
     Returns:
         A contiguous float32 array of the same shape.
@@ -61,9 +68,17 @@ def normalize(image: np.ndarray, plans: Sequence[NormalizationPlan], outside: np
     """
     if len(plans) != len(image):
         raise PlanError(f"the plan normalizes {len(plans)} channel(s), the image has {len(image)}")
+    # Not ``outside``, which knows labels: at prediction there are none, and the result must be the same.
+    empty = ~nonzero_mask(image) if any(plan.contrast is not None for plan in plans) else outside
     normalized = np.array(image, dtype=np.float32, order="C")
     for channel, plan in zip(normalized, plans, strict=True):
+        if plan.bias_field is not None:
+            correct_bias_field(channel, plan.bias_field, cache=cache)
+        if plan.histogram is not None:
+            match_histogram(channel, plan.histogram)
         NORMALIZATIONS.get(plan.scheme)(channel, plan, outside)
+        if plan.contrast is not None:
+            equalize_contrast(channel, plan.contrast, empty)
     return normalized
 
 
@@ -94,6 +109,20 @@ def ct(channel: np.ndarray, plan: NormalizationPlan, outside: np.ndarray) -> Non
     np.clip(channel, np.float32(known.percentile_00_5), np.float32(known.percentile_99_5), out=channel)
     channel -= np.float32(known.mean)
     channel /= np.float32(max(known.std, _SMALLEST_SCALE))
+
+
+def window(channel: np.ndarray, plan: NormalizationPlan, outside: np.ndarray) -> None:  # noqa: ARG001
+    """Map a fixed range of intensities to 0..1 and clip what lies beyond.
+
+    Raises:
+        PlanError: When the plan names no range.
+    """
+    if plan.window is None:
+        raise PlanError("window normalization needs a window, the plan has none for this channel")
+    low, high = plan.window
+    channel -= np.float32(low)
+    channel /= np.float32(high - low)
+    np.clip(channel, 0, 1, out=channel)
 
 
 def rescale_to_0_1(channel: np.ndarray, plan: NormalizationPlan, outside: np.ndarray) -> None:  # noqa: ARG001
