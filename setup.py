@@ -41,6 +41,8 @@ setup(
             "monai>=1.5",
             "einops>=0.8",
         ],
+        "ray": ["ray>=2.40"],
+        "slurm": ["submitit>=1.5.2"],
         "dev": [
             "build>=1.2",
             "codespell>=2.3",
@@ -54,6 +56,7 @@ setup(
             "ruff>=0.8",
             "scipy-stubs>=1.14",
             "setuptools>=77",
+            "submitit>=1.5.2",
             "surface-distance>=0.1",
             "wheel>=0.44",
         ],

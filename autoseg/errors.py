@@ -55,6 +55,19 @@ class CasesFailedError(AutosegError):
         return type(self), (self.failures,)
 
 
+class JobsFailedError(CasesFailedError):
+    """Some folds could not be trained while the others were (exit code 1).
+
+    Args:
+        failures: Name of the job -> one sentence about its failure.
+    """
+
+    def __init__(self, failures: dict[str, str]) -> None:
+        super().__init__(failures)
+        listing = "; ".join(f"{job}: {reason}" for job, reason in failures.items())
+        self.args = (f"{len(failures)} fold(s) are not trained: {listing}. The same command tries them again",)
+
+
 class WorkerError(AutosegError):
     """A worker process failed on a case; the worker's traceback is kept in ``details``."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,8 @@ from autoseg.ranks import ALONE, Ranks
 from autoseg.workspace import Workspace
 
 if TYPE_CHECKING:
+    from autoseg.pipeline.engines import FoldCommand, JobNeeds
+    from autoseg.pipeline.jobs import Engine
     from autoseg.pipeline.train import TrainingReport
 
 
@@ -45,6 +46,16 @@ def train(
         bool, typer.Option("--deterministic", help="Repeat bit for bit on a GPU too; slower.")
     ] = False,
     validate_only: Annotated[bool, typer.Option("--validate-only", help="Predict and score held-out cases.")] = False,
+    engine: Annotated[str, typer.Option(help="Where missing folds are trained: local, ray or slurm.")] = "local",
+    gpus_per_job: Annotated[
+        int | None, typer.Option(min=0, help="With an engine: GPUs of each fold.", show_default="1 where there are any")
+    ] = None,
+    cpus_per_job: Annotated[
+        int | None, typer.Option(min=1, help="With an engine: processors of each fold.", show_default="4")
+    ] = None,
+    slurm: Annotated[
+        list[str] | None, typer.Option("--slurm", help="Option of sbatch, such as partition=gpu; repeatable.")
+    ] = None,
 ) -> None:
     """Train a fold, then predict and score its held-out cases; an interrupted run goes on."""
     if sum(option is not None for option in (epochs, iterations, time_budget)) > 1:
@@ -59,24 +70,30 @@ def train(
     from autoseg.interop.pretrained import load_pretrained
     from autoseg.training_config import TrainingConfig
 
-    given: dict[str, object] = {
-        "epochs": epochs,
-        "iterations": iterations,
-        "seed": seed,
-        "deterministic": deterministic or None,
-    }
-    if time_budget is not None:
-        given["time_budget"] = parse_duration(time_budget)
-    config = TrainingConfig().with_settings([*(settings or ()), *_assignments(given)])
+    given: dict[str, object] = {"epochs": epochs, "iterations": iterations, "seed": seed}
+    given["deterministic"] = deterministic or None
+    given["time_budget"] = None if time_budget is None else parse_duration(time_budget)
+    assignments = [*(settings or ()), *_assignments(given)]
+    config = TrainingConfig().with_settings(assignments)
     weights = None if pretrained is None else load_pretrained(pretrained)
     found, progress, ranks = find_workspace(directory, workspace), ConsoleProgress(), started_ranks()
+    if engine != "local" or gpus_per_job is not None or cpus_per_job is not None or slurm:
+        if fold is not None or not ranks.is_alone:
+            raise SettingsError("--engine trains every missing fold; leave out FOLD, and do not start it with torchrun")
+        options = _words(assignments, variant=variant, device=device, workers=workers, pretrained=pretrained)
+        needs = _needs(gpus_per_job, cpus_per_job, slurm or ())
+        _train_elsewhere(engine, found, configuration, options, needs, variant, progress)
+        return
     messages.quiet = messages.quiet or not ranks.is_first
     if not ranks.is_alone:
         device = choose_device(device, local_rank=ranks.local_rank)
-    shared = partial(_reports, found, configuration, fold, validate_only=validate_only)
     num_trained = 0
     with joined(ranks, device):
-        for report in shared(
+        for report in _reports(
+            found,
+            configuration,
+            fold,
+            validate_only=validate_only,
             config=config,
             variant=variant,
             device=device,
@@ -89,7 +106,11 @@ def train(
             if ranks.is_first:
                 output.print(report.summary(), markup=False, highlight=False)
     if num_trained == 0:
-        progress.message(f"nothing to do: every fold of {configuration} is trained. Next: autoseg ensemble-predict")
+        progress.message(_nothing_to_do(configuration))
+
+
+def _nothing_to_do(configuration: str) -> str:
+    return f"nothing to do: every fold of {configuration} is trained. Next: autoseg ensemble-predict"
 
 
 def _reports(
@@ -108,6 +129,55 @@ def _reports(
         yield from train_missing(workspace, [configuration], **options)
     else:
         yield train_fold(workspace, configuration, fold, validate_only=validate_only, **options)
+
+
+def _train_elsewhere(
+    name: str,
+    workspace: Workspace,
+    configuration: str,
+    options: Sequence[str],
+    needs: JobNeeds,
+    variant: str | None,
+    progress: ConsoleProgress,
+) -> None:
+    """Train every missing fold with Ray or Slurm.
+
+    Raises:
+        SettingsError: When the engine is unknown, or its package is not installed.
+    """
+    from autoseg.pipeline.engines import FoldCommand, RayEngine, SlurmEngine
+    from autoseg.pipeline.train import train_on
+
+    engines: dict[str, Callable[[FoldCommand, JobNeeds], Engine]] = {"ray": RayEngine, "slurm": SlurmEngine}
+    if name == "local":
+        raise SettingsError("--gpus-per-job, --cpus-per-job and --slurm need --engine ray or slurm")
+    if name not in engines:
+        raise SettingsError(f"--engine {name}: choose local, ray or slurm")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report home; read when it is imported
+    engine = engines[name](FoldCommand(workspace=workspace, options=tuple(options)), needs)
+    trained = train_on(engine, workspace, [configuration], variant=variant, progress=progress)
+    for job in trained:
+        output.print(f"{job}: trained", markup=False, highlight=False)
+    if not trained:
+        progress.message(_nothing_to_do(configuration))
+
+
+def _words(
+    assignments: Sequence[str], *, variant: str | None, device: str, workers: int | None, pretrained: Path | None
+) -> list[str]:
+    """The options of this command as another process is given them."""
+    weights = None if pretrained is None else str(pretrained.resolve())
+    given = {"--as": variant, "--device": device, "--workers": workers, "--pretrained": weights}
+    words = [word for assignment in assignments for word in ("--set", assignment)]
+    return [*words, *(str(word) for option, value in given.items() if value is not None for word in (option, value))]
+
+
+def _needs(gpus: int | None, cpus: int | None, slurm: Sequence[str]) -> JobNeeds:
+    from autoseg.pipeline.engines import JobNeeds
+
+    if wrong := [option for option in slurm if not option.partition("=")[2]]:
+        raise SettingsError(f"--slurm {wrong[0]}: write it as in partition=gpu")
+    return JobNeeds(gpus=gpus, cpus=cpus, slurm=dict((option.split("=", 1)) for option in slurm))
 
 
 def _assignments(given: Mapping[str, object]) -> list[str]:

@@ -12,12 +12,13 @@ from autoseg.codec import write_json
 from autoseg.communication import wait
 from autoseg.dataset import load_dataset
 from autoseg.device import choose_device, loader_workers
-from autoseg.errors import LockedError, MissingArtifactError, SettingsError
+from autoseg.errors import AutosegError, JobsFailedError, LockedError, MissingArtifactError, SettingsError
 from autoseg.lock import hold
 from autoseg.networks.transfer import PretrainedWeights
 from autoseg.pipeline.cascade import find_previous
 from autoseg.pipeline.case_weights import weigh_cases
 from autoseg.pipeline.held_out import is_scored, predict_held_out
+from autoseg.pipeline.jobs import Engine, FoldJob, follow, hindrance, with_dependencies
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.store import CaseStore, verify_cases
 from autoseg.progress import LoggingProgress, Progress, SilentProgress
@@ -188,41 +189,108 @@ def train_missing(
 
     Yields:
         One report per trained fold.
+
+    Raises:
+        JobsFailedError: In the end, when some folds could not be trained; of a cascade those are left out that wait
+            for them.
     """
     workspace = Workspace.of(workspace)
     progress = (progress or LoggingProgress()) if ranks.is_first else SilentProgress()
     config = config or TrainingConfig()
-    plan = workspace.load_plan()
-    names = trainable(plan) if list(configurations) == ["all"] else tuple(configurations)
-    for name in names:
-        plan.configuration(name)
-    folds = load_folds(workspace)
+    names, jobs = missing_jobs(workspace, configurations, variant)
     if config.time_budget is not None:
-        config = replace(config, time_budget=config.time_budget / (len(names) * len(folds)))
-    for name in names:
-        stored = name if variant is None else f"{name}@{variant}"
-        for fold, cases in enumerate(folds):
-            run = workspace.run(stored, fold)
-            if is_scored(run, plan, stored, cases):
-                continue
-            progress.message(f"training {stored} fold{fold}")
-            try:
-                yield train(
-                    workspace,
-                    name,
-                    fold,
-                    config=config,
-                    variant=variant,
-                    device=device,
-                    workers=workers,
-                    pretrained=pretrained,
-                    ranks=ranks,
-                    progress=progress,
-                )
-            except LockedError as error:
-                if not ranks.is_alone:
-                    raise
-                progress.message(f"{stored} fold{fold} is left to whoever works on it: {error}")
+        config = replace(config, time_budget=config.time_budget / (len(names) * len(load_folds(workspace))))
+    failures: dict[str, str] = {}
+    for job in jobs:
+        if reason := hindrance(job, failures):
+            failures[job.name] = reason
+            continue
+        progress.message(f"training {job.name}")
+        try:
+            yield train(
+                workspace,
+                job.configuration,
+                job.fold,
+                config=config,
+                variant=variant,
+                device=device,
+                workers=workers,
+                pretrained=pretrained,
+                ranks=ranks,
+                progress=progress,
+            )
+        except LockedError as error:
+            if not ranks.is_alone:
+                raise
+            progress.message(f"{job.name} is left to whoever works on it: {error}")
+        except SettingsError:
+            raise  # would be the same with every fold
+        except AutosegError as error:
+            if len(jobs) == 1 or not ranks.is_alone:
+                raise
+            failures[job.name] = str(error)
+            progress.message(f"{job.name} failed, the others go on: {error}")
+    if failures:
+        raise JobsFailedError(failures)
+
+
+def train_on(
+    engine: Engine,
+    workspace: Workspace,
+    configurations: Sequence[str],
+    *,
+    variant: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[str, ...]:
+    """Train every fold that has no scores yet, wherever the engine trains them.
+
+    Args:
+        engine: See :mod:`autoseg.pipeline.engines`; closed in the end.
+        workspace: On storage that all machines of the engine share.
+        configurations: Names in the plan; "all" alone stands for every one.
+        variant: Store as ``configuration@variant``.
+        progress: Told what happens; None logs.
+
+    Returns:
+        Names of the folds that were trained.
+
+    Raises:
+        JobsFailedError: When some could not be trained; the others were.
+    """
+    _, jobs = missing_jobs(workspace, configurations, variant)
+    for name in dict.fromkeys(job.configuration for job in jobs):
+        _with_variant(workspace, workspace.load_plan(), name, variant)  # once, before jobs would do it side by side
+    failures = follow(jobs, engine, progress or LoggingProgress())
+    if failures:
+        raise JobsFailedError(failures)
+    return tuple(job.name for job in jobs)
+
+
+def missing_jobs(
+    workspace: Workspace, configurations: Sequence[str], variant: str | None
+) -> tuple[tuple[str, ...], tuple[FoldJob, ...]]:
+    """Names of configurations, and their folds that have no scores yet, in an order in which nothing waits for later.
+
+    Args:
+        workspace: Planned.
+        configurations: Names in the plan; "all" alone stands for every one.
+        variant: Name of the variant to train.
+
+    Raises:
+        PlanError: When the plan lacks a configuration.
+    """
+    plan, folds = workspace.load_plan(), load_folds(workspace)
+    names = trainable(plan) if list(configurations) == ["all"] else tuple(configurations)
+    stored = {name: name if variant is None else f"{name}@{variant}" for name in names}
+    jobs = [
+        FoldJob(configuration=name, stored=stored[name], fold=fold)
+        for name in names
+        for fold, cases in enumerate(folds)
+        if not is_scored(workspace.run(stored[name], fold), plan, stored[name], cases)
+    ]
+    stages = {name: plan.configuration(name).previous_stage for name in names}
+    previous = {stored[name]: None if stage is None else stored.get(stage, stage) for name, stage in stages.items()}
+    return names, with_dependencies(jobs, previous)
 
 
 def trainable(plan: Plan) -> tuple[str, ...]:
