@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from autoseg.cli.app import app, command
 from autoseg.cli.console import ConsoleProgress, output
 from autoseg.cli.options import Directory, Workers, WorkspaceDir, find_workspace
+from autoseg.errors import SettingsError
 
 group = typer.Typer(name="interop", help="Files of other systems.", no_args_is_help=True)
 app.add_typer(group)
@@ -46,3 +47,21 @@ def export_nnunet(
 
     folder = export_preprocessed(found, output_dir, workers=workers, progress=ConsoleProgress())
     output.print(str(folder), markup=False, highlight=False)
+
+
+@command("export-nnunet-model", group=group)
+def export_nnunet_model(
+    output_dir: Annotated[Path, typer.Option("--output", "-o", help="nnU-Net's folder of results.")],
+    directory: Directory = Path(),
+    workspace: WorkspaceDir = None,
+    checkpoint: Annotated[str, typer.Option(help="Which weights: final or best.")] = "final",
+) -> None:
+    """Write what is trained as nnU-Net's model folders, to predict or fine-tune with nnU-Net."""
+    if checkpoint not in ("final", "best"):
+        raise SettingsError(f"--checkpoint {checkpoint}: choose final or best")
+    found = find_workspace(directory, workspace)
+    from autoseg.interop.nnunet_model_export import export_models
+
+    which: Literal["final", "best"] = "best" if checkpoint == "best" else "final"
+    for folder in export_models(found, output_dir, checkpoint=which, progress=ConsoleProgress()):
+        output.print(str(folder), markup=False, highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from autoseg.atomic import atomic_path
-from autoseg.codec import read_json, read_plain, to_plain, write_json
+from autoseg.codec import read_json, to_plain, write_json
 from autoseg.dataset import Case, Dataset, load_dataset
 from autoseg.errors import ArtifactError, MissingArtifactError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Reorientation
 from autoseg.image import Segmentation, read_segmentation, write_segmentation
+from autoseg.interop.nnunet_declaration import consecutive, declaration, folder_name, nnunet_declaration, with_values
 from autoseg.interop.nnunet_names import PLANNERS, SLICE_THICKNESS, TURNING_READERS, plain_name, three
 from autoseg.interop.nnunet_plans import plans_table
 from autoseg.interop.nnunet_properties import case_properties, worked_grid, write_properties
-from autoseg.labels import LabelScheme, Target
+from autoseg.labels import LabelScheme
 from autoseg.parallel import default_workers, map_cases
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.case import CaseTrace
@@ -81,10 +81,10 @@ def export_preprocessed(
     plan, dataset = workspace.load_plan(), load_dataset(workspace.dataset_source)
     fingerprint = read_json(Fingerprint, workspace.fingerprint_path)
     folds = read_splits(workspace.splits_path)
-    declaration = _nnunet_declaration(dataset)
-    new_values = _consecutive(plan.labels)
-    dataset = replace(dataset, name=_folder_name(dataset.name), labels=_with_values(plan.labels, new_values))
-    named_reader = str(declaration.get("overwrite_image_reader_writer"))
+    given = nnunet_declaration(dataset.root)
+    new_values = consecutive(plan.labels)
+    dataset = replace(dataset, name=folder_name(dataset.name), labels=with_values(plan.labels, new_values))
+    named_reader = str(given.get("overwrite_image_reader_writer"))
     reader = named_reader if named_reader not in ("None", *TURNING_READERS) else None
     folder = output / dataset.name
     tables = _plans(plan, dataset, fingerprint, reader, progress)
@@ -96,16 +96,18 @@ def export_preprocessed(
         pass
     for name, table in tables.items():
         write_json(table, folder / f"{name}.json")
-    write_json(_declaration(declaration, dataset), folder / "dataset.json")
+    declared = declaration(
+        given,
+        dataset.labels,
+        channels=dataset.channels,
+        num_training=len(dataset.training),
+        file_ending=dataset.file_ending,
+    )
+    write_json(declared, folder / "dataset.json")
     write_json(_fingerprint_table(fingerprint), folder / "dataset_fingerprint.json")
     write_splits(folds, folder / "splits_final.json")
     progress.message(f"train with nnU-Net: nnUNet_preprocessed={output} nnUNetv2_train {dataset.name} CONFIGURATION 0")
     return folder
-
-
-def _folder_name(name: str) -> str:
-    """The name that nnU-Net asks for, DatasetNNN_Name."""
-    return name if re.fullmatch(r"Dataset\d{3}_.+", name) else f"Dataset001_{name}"
 
 
 def _plans(
@@ -215,24 +217,6 @@ def _export_reference(job: _CaseJob, label: Path, target: Path, trace: CaseTrace
     write_segmentation(target, Segmentation(array=array, geometry=worked_grid(trace)))
 
 
-def _consecutive(labels: LabelScheme) -> dict[int, int]:
-    """New values for labels that are not 0, 1, 2, ..., which nnU-Net insists on; empty where they are."""
-    values = [0, *(value for value in labels.values if value != 0)]
-    if labels.ignore_value is not None:
-        values.append(labels.ignore_value)
-    new = {value: rank for rank, value in enumerate(values)}
-    return {} if all(value == rank for value, rank in new.items()) else new
-
-
-def _with_values(labels: LabelScheme, new: Mapping[int, int]) -> LabelScheme:
-    return replace(
-        labels,
-        targets=tuple(Target(name=t.name, values=tuple(new.get(v, v) for v in t.values)) for t in labels.targets),
-        region_order=tuple(new.get(v, v) for v in labels.region_order),
-        ignore_value=None if labels.ignore_value is None else new.get(labels.ignore_value, labels.ignore_value),
-    )
-
-
 def _converted(segmentation: np.ndarray, new: Mapping[int, int]) -> np.ndarray:
     if not new:
         return segmentation
@@ -240,32 +224,6 @@ def _converted(segmentation: np.ndarray, new: Mapping[int, int]) -> np.ndarray:
     for value, wanted in new.items():
         converted[segmentation == value] = wanted
     return converted
-
-
-def _nnunet_declaration(dataset: Dataset) -> dict[str, Any]:
-    """The dataset's own dataset.json where it is in nnU-Net's form, else nothing."""
-    path = dataset.root / "dataset.json"
-    table = read_plain(path) if path.is_file() else {}
-    return dict(table) if isinstance(table, dict) and {"file_ending", "labels"} <= set(table) else {}
-
-
-def _declaration(table: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """dataset.json: the dataset's own, or one with the exported values."""
-    if table and LabelScheme.from_declaration({**table, "label_map": None}, where="dataset.json") == dataset.labels:
-        return table
-    values = {t.name: t.values[0] if len(t.values) == 1 else list(t.values) for t in dataset.labels.targets}
-    made: dict[str, Any] = {
-        "channel_names": {str(index): name for index, name in enumerate(dataset.channels)},
-        "labels": {"background": 0, **values},
-        "numTraining": len(dataset.training),
-        "file_ending": dataset.file_ending,
-    }
-    if dataset.labels.ignore_value is not None:
-        made["labels"]["ignore"] = dataset.labels.ignore_value
-    if dataset.labels.has_regions:
-        made["regions_class_order"] = list(dataset.labels.region_order)
-    kept = {key: value for key, value in table.items() if key not in ("label_map", "modality")}
-    return {**kept, **made}
 
 
 def _fingerprint_table(fingerprint: Fingerprint) -> dict[str, Any]:

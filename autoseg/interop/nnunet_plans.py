@@ -5,7 +5,7 @@ The structure is that of nnU-Net 2.8: transposed axis order, class names, one en
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,19 +86,38 @@ def plans_table(plan: Plan, dataset: Dataset, fingerprint: Fingerprint, *, reade
     Raises:
         PlanError: When nnU-Net has no counterpart of the planner, a network or a normalization.
     """
+    return plans_table_of(
+        plan, name=dataset.name, file_ending=dataset.file_ending, cases=fingerprint.cases, reader=reader
+    )
+
+
+def plans_table_of(
+    plan: Plan, *, name: str, file_ending: str, cases: Sequence[CaseFingerprint], reader: str | None = None
+) -> dict[str, Any]:
+    """Write a plan in the form of nnUNetPlans.json where the dataset itself is not at hand.
+
+    Args:
+        plan: What one planner made; all its configurations are taken.
+        name: Name of the dataset.
+        file_ending: Ending of its images.
+        cases: Spacings and shapes whose medians are recorded.
+        reader: nnU-Net's class that reads the images; None chooses by the file ending.
+
+    Raises:
+        PlanError: When nnU-Net has no counterpart of the planner, a network or a normalization.
+    """
     names = counterpart(PLANNERS, plan.planner, "planner")
     is_2d = len(plan.transpose) == 2
     transpose = [0, *(1 + axis for axis in plan.transpose)] if is_2d else list(plan.transpose)
-    cases = fingerprint.cases
     # Of the images as they are, while Plan.median_shape is that of the resampled images.
     median_spacing = np.median([three(c.spacing, SLICE_THICKNESS * max(c.spacing)) for c in cases], axis=0)
     median_shape = np.median([three(c.cropped_shape, 1) for c in cases], axis=0)
     return {
-        "dataset_name": dataset.name,
+        "dataset_name": name,
         "plans_name": names.plans,
         "original_median_spacing_after_transp": [float(median_spacing[axis]) for axis in transpose],
         "original_median_shape_after_transp": [round(median_shape[axis]) for axis in transpose],
-        "image_reader_writer": reader or _reader(dataset.file_ending, is_2d=is_2d),
+        "image_reader_writer": reader or _reader(file_ending, is_2d=is_2d),
         "transpose_forward": transpose,
         "transpose_backward": [transpose.index(axis) for axis in range(len(transpose))],
         "configurations": {
@@ -114,9 +133,22 @@ def plans_table(plan: Plan, dataset: Dataset, fingerprint: Fingerprint, *, reade
 def _configuration_table(
     configuration: Configuration, plans_name: str, stages_before: set[str | None]
 ) -> dict[str, Any]:
-    name = plain_name(configuration.name)
     if configuration.previous_stage is not None:
         return {"inherits_from": "3d_fullres", "previous_stage": plain_name(configuration.previous_stage)}
+    return complete_configuration_table(configuration, plans_name, stages_before)
+
+
+def complete_configuration_table(
+    configuration: Configuration, plans_name: str, stages_before: set[str | None]
+) -> dict[str, Any]:
+    """A configuration with all its entries, those included that a cascade usually inherits.
+
+    Args:
+        configuration: What is planned, or was trained.
+        plans_name: nnU-Net's name of the plans.
+        stages_before: Names of configurations that a cascade begins with.
+    """
+    name = plain_name(configuration.name)
     is_lowres = name == "3d_lowres"
     resampling = configuration.resampling
     by_order = {"order_z": resampling.order_z, "force_separate_z": resampling.force_separate_z}
