@@ -31,6 +31,7 @@ setup(
         "acvl-utils>=0.2.5",
         "blosc2>=3.0",
         "connected-components-3d>=3.20",
+        "tifffile>=2024.8",
         "threadpoolctl>=3.5",
         "typer>=0.15",
         "rich>=13.9",

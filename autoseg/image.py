@@ -17,6 +17,7 @@ from autoseg.atomic import atomic_path
 from autoseg.errors import DatasetError
 from autoseg.geometry import Geometry
 from autoseg.nifti import check_nifti_is_complete, is_nifti, write_with_rotation
+from autoseg.slices import map_tiff, slice_files
 
 _WIDEST_TABLE = 2**20
 _TIFF = (".tif", ".tiff")
@@ -82,16 +83,22 @@ class ImageHeader:
 
 
 def is_series(path: Path) -> bool:
-    """Whether a path is a folder that holds a DICOM series."""
-    return path.is_dir() and bool(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)))
+    """Whether a path is a folder that holds a DICOM series, or the slices of a volume as TIFF or PNG files."""
+    return path.is_dir() and (bool(slice_files(path)) or bool(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path))))
 
 
-def read_header(path: Path) -> ImageHeader:
+def read_header(path: Path, *, frame: int | None = None) -> ImageHeader:
     """Read the grid and the number of channels, not the voxels.
 
+    Args:
+        path: The file, or the folder of a DICOM series.
+        frame: The point in time that is meant of a 4D file; None counts all of them as channels.
+
     Raises:
-        DatasetError: When the file does not exist or is not an image.
+        DatasetError: When the file does not exist, is not an image or has no such frame.
     """
+    if path.is_dir() and (slices := slice_files(path)):
+        return _header_of_slices(path, slices)
     if path.is_dir():
         array, geometry = _read(path)  # the distance between slices follows from all of their headers
         return ImageHeader(geometry=geometry, num_channels=len(array))
@@ -111,8 +118,10 @@ def read_header(path: Path) -> ImageHeader:
     spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
     spacing = _tiff_spacing(path, len(size)) or spacing
     channels = int(components)
-    if len(size) == 4:
+    if len(size) == 4 and frame is None:
         channels *= int(size[3])
+    elif len(size) == 4:
+        _check_frame(path, int(size[3]), frame)
     return ImageHeader(
         geometry=_geometry(path, size, spacing, origin, direction),
         num_channels=channels,
@@ -121,11 +130,12 @@ def read_header(path: Path) -> ImageHeader:
     )
 
 
-def read_image(paths: Sequence[Path]) -> Image:
+def read_image(paths: Sequence[Path], *, frame: int | None = None) -> Image:
     """Read one case: one file per channel, or one file with several channels.
 
     Args:
         paths: Files in channel order.
+        frame: Point in time to take of 4D files; None takes them as channels.
 
     Returns:
         Image of shape (c, z, y, x), or (c, y, x) for 2D formats, as float32.
@@ -135,7 +145,7 @@ def read_image(paths: Sequence[Path]) -> Image:
     """
     channels, first, num_nonfinite = [], None, 0
     for path in paths:
-        array, geometry = _read(path)
+        array, geometry = _read(path, frame)
         array, replaced = _without_nonfinite(array)
         num_nonfinite += replaced
         if first is None:
@@ -149,8 +159,12 @@ def read_image(paths: Sequence[Path]) -> Image:
     return Image(array=array, geometry=first, num_nonfinite=num_nonfinite)
 
 
-def read_segmentation(path: Path) -> Segmentation:
+def read_segmentation(path: Path, *, frame: int | None = None) -> Segmentation:
     """Read a label file.
+
+    Args:
+        path: The file.
+        frame: Point in time to take of a 4D file.
 
     Returns:
         Segmentation (z, y, x) or (y, x) in an integer type.
@@ -158,7 +172,7 @@ def read_segmentation(path: Path) -> Segmentation:
     Raises:
         DatasetError: When it cannot be read, has several channels, or holds values that are not integers.
     """
-    array, geometry = _read(path)
+    array, geometry = _read(path, frame)
     if array.shape[0] != 1:
         raise DatasetError(f"{path} has {array.shape[0]} channels; a segmentation has one")
     labels = array[0]
@@ -206,9 +220,12 @@ def _to_itk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
     return picture
 
 
-def _read(path: Path) -> tuple[np.ndarray, Geometry]:
+def _read(path: Path, frame: int | None = None) -> tuple[np.ndarray, Geometry]:
     """Voxels as (c, ...) in the stored type, and their grid."""
     check_nifti_is_complete(path)
+    if path.suffix.lower() in _TIFF and (mapped := map_tiff(path)) is not None:
+        spacing = _tiff_spacing(path, mapped.ndim) or (1.0,) * mapped.ndim
+        return mapped[None], Geometry(shape=mapped.shape, spacing=spacing[::-1])
     try:
         picture = _read_picture(path)
         array = sitk.GetArrayFromImage(picture)
@@ -220,7 +237,26 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         array = np.moveaxis(array, -1, 0)
     elif picture.GetDimension() < 4:
         array = array[None]
+    elif frame is not None:
+        _check_frame(path, len(array), frame)
+        array = array[frame : frame + 1].copy()  # so that the other frames can go
     return array, geometry
+
+
+def _header_of_slices(folder: Path, slices: Sequence[Path]) -> ImageHeader:
+    first = read_header(slices[0])
+    shape = (len(slices), *first.geometry.shape)
+    spacing = _tiff_spacing(folder, 3) or (1.0, 1.0, 1.0)
+    return ImageHeader(
+        geometry=Geometry(shape=shape, spacing=spacing[::-1]),
+        num_channels=first.num_channels,
+        is_floating=first.is_floating,
+    )
+
+
+def _check_frame(path: Path, number: int, frame: int | None) -> None:
+    if frame is not None and frame >= number:
+        raise DatasetError(f"{path} has {number} frames, 0 to {number - 1}; there is no frame {frame}")
 
 
 def _tiff_spacing(path: Path, ndim: int) -> tuple[float, ...] | None:
@@ -231,7 +267,7 @@ def _tiff_spacing(path: Path, ndim: int) -> tuple[float, ...] | None:
     Raises:
         DatasetError: When the JSON file does not hold three lengths.
     """
-    if path.suffix.lower() not in _TIFF:
+    if path.suffix.lower() not in _TIFF and not slice_files(path):
         return None
     beside = path.with_name(re.sub(r"_\d{4}$", "", path.stem) + ".json")
     if ndim != 3 or not beside.is_file():
@@ -268,6 +304,8 @@ def _rectified(path: Path, *, header_only: bool = False) -> Iterator[Path]:
 
 def _series_files(folder: Path) -> list[str]:
     """Slices of the DICOM series in a folder, in the order in which they lie."""
+    if slices := slice_files(folder):
+        return [str(path) for path in slices]
     found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(found) != 1:
         raise DatasetError(f"{folder} holds {len(found)} DICOM series; give every series a folder of its own")

@@ -36,6 +36,7 @@ class LabelScheme:
             overwrite earlier ones. Empty without regions.
         ignore_value: Value of voxels without annotation; never predicted.
         declared_count: Entries in the dataset's label table, background and ignore included (nnU-Net plans with it).
+        aliases: Further values in files, each with the value that it stands for.
     """
 
     targets: tuple[Target, ...]
@@ -43,6 +44,7 @@ class LabelScheme:
     region_order: tuple[int, ...] = ()
     ignore_value: int | None = None
     declared_count: int
+    aliases: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def from_table(
@@ -60,7 +62,8 @@ class LabelScheme:
             region_order: The ``regions_class_order`` entry; required with regions.
             where: File to name in errors.
             label_map: Value in the files -> value in the table, for files whose values are not those of the table.
-                The scheme then speaks of the values in the files, so that nothing is ever converted.
+                The scheme then speaks of the values in the files, so that nothing is ever converted. Of several values
+                for one label the first is the one that is predicted, the others are aliases.
 
         Raises:
             DatasetError: When the table or the map is malformed.
@@ -85,9 +88,11 @@ class LabelScheme:
             foreground.sort(key=lambda t: t.values)
             if len({t.values for t in foreground}) != len(foreground):
                 raise DatasetError(f"{where}: two labels share a value: {dict(table)}")
+        aliases: tuple[tuple[int, int], ...] = ()
         if label_map:
             stored = _inverted(label_map, {*known, *(ignore or ())}, where)
             foreground = [Target(name=t.name, values=tuple(stored[v] for v in t.values)) for t in foreground]
+            aliases = tuple((int(k), stored[v]) for k, v in label_map.items() if stored[v] != int(k))
             region_order = tuple(stored.get(int(v), int(v)) for v in region_order)
             ignore = ignore and (stored[ignore[0]],)
             if not has_regions:
@@ -98,6 +103,7 @@ class LabelScheme:
             region_order=tuple(int(v) for v in region_order) if has_regions else (),
             ignore_value=ignore[0] if ignore else None,
             declared_count=len(table),
+            aliases=aliases,
         )
 
     @classmethod
@@ -140,6 +146,23 @@ class LabelScheme:
         """Every label value above zero, ignore excluded, ascending."""
         return self.values[1:]
 
+    def without_aliases(self, segmentation: np.ndarray) -> np.ndarray:
+        """Replace aliases by what they stand for.
+
+        Args:
+            segmentation: Values as in a file; not modified.
+
+        Returns:
+            The array itself where there is nothing to replace.
+        """
+        replaced = segmentation
+        for alias, value in self.aliases:
+            found = replaced == alias
+            if found.any():
+                replaced = replaced.copy() if replaced is segmentation else replaced
+                replaced[found] = value
+        return replaced
+
     def segmentation(self, scores: np.ndarray) -> np.ndarray:
         """Decide the label of every voxel.
 
@@ -174,7 +197,7 @@ def _inverted(label_map: Mapping[str, int], known: set[int], where: str) -> dict
     """Value in the table -> value in the files.
 
     Raises:
-        DatasetError: When the map is no table of integers, leaves a label out, or gives one two values.
+        DatasetError: When the map is no table of integers, or leaves a label out.
     """
     if not isinstance(label_map, Mapping) or not all(
         str(k).lstrip("-").isdecimal() and isinstance(v, int) and not isinstance(v, bool) for k, v in label_map.items()
@@ -182,17 +205,12 @@ def _inverted(label_map: Mapping[str, int], known: set[int], where: str) -> dict
         raise DatasetError(f'{where}: label_map must be {{"value in the files": label, ...}}, found {label_map!r}')
     stored = {0: 0}
     for key, value in label_map.items():
-        if value in stored and stored[value] != int(key):
-            raise DatasetError(
-                f"{where}: label_map gives {stored[value]} and {key} the same label {value}; give them labels of "
-                "their own, and unite them in a region"
-            )
-        stored[value] = int(key)
+        stored.setdefault(value, int(key))
     if left_out := sorted(known - set(stored)):
         raise DatasetError(f"{where}: label_map says nothing about the label(s) {', '.join(map(str, left_out))}")
     if foreign := sorted(set(stored) - known):
         raise DatasetError(f"{where}: label_map names the label {foreign[0]}, which labels does not declare")
-    if any(value <= 0 for label, value in stored.items() if label):
+    if any(int(key) <= 0 and value for key, value in label_map.items()):
         raise DatasetError(f"{where}: label_map must map positive values, found {dict(label_map)}")
     return stored
 

@@ -247,6 +247,11 @@ class Workspace:
         return self.root / "reports"
 
     @property
+    def forecast_path(self) -> Path:
+        """What preparation and training will take, as forecast before they began."""
+        return self.root / "forecast.json"
+
+    @property
     def cache_dir(self) -> Path:
         """What takes minutes to compute and may be deleted at any time: fields of bias-field correction."""
         return self.root / "cache"

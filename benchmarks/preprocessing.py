@@ -56,16 +56,38 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+")
     parser.add_argument("--peer-python", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cases", type=int, help="only the first so many training cases")
+    parser.add_argument("--log", type=Path, help="also append the results to this file, as they come")
     parser.add_argument("--scratch", type=Path, default=Path("benchmark_scratch"))
     arguments = parser.parse_args()
     for named in arguments.datasets:
         name, _, folder = named.partition("=")
         dataset = Path(folder) if folder else make_ct_set(arguments.scratch / "raw_sets", name)
-        compare(name, dataset, arguments.peer_python.absolute(), arguments.scratch.resolve() / name, arguments.rounds)
+        if arguments.cases is not None:
+            dataset = first_cases(dataset, arguments.cases, arguments.scratch.resolve() / f"{name}_{arguments.cases}")
+        peer_python, scratch = arguments.peer_python.absolute(), arguments.scratch.resolve() / name
+        for line in compare(name, dataset, peer_python, scratch, arguments.rounds):
+            print(line, flush=True)
+            if arguments.log is not None:
+                with arguments.log.open("a", encoding="utf-8") as log:
+                    log.write(f"{line}\n")
 
 
-def compare(name: str, dataset: Path, peer_python: Path, scratch: Path, rounds: int) -> None:
-    """Alternate both programs and print medians of the ratios."""
+def first_cases(dataset: Path, number: int, folder: Path) -> Path:
+    """A dataset of the first cases; their files are linked, not copied."""
+    shutil.rmtree(folder, ignore_errors=True)
+    table = json.loads((dataset / "dataset.json").read_text())
+    for label in sorted((dataset / "labelsTr").glob(f"*{table['file_ending']}"))[:number]:
+        case = label.name.removesuffix(table["file_ending"])
+        for path in (label, *(dataset / "imagesTr").glob(f"{case}_*{table['file_ending']}")):
+            (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+            (folder / path.parent.name / path.name).symlink_to(path.resolve())
+    (folder / "dataset.json").write_text(json.dumps({**table, "numTraining": number}))
+    return folder
+
+
+def compare(name: str, dataset: Path, peer_python: Path, scratch: Path, rounds: int) -> Iterator[str]:
+    """Alternate both programs; what each round gave, then the medians of the ratios."""
     environment = prepare_peer(dataset, scratch)
     seconds, memory = [], []
     for number in range(rounds):
@@ -73,13 +95,12 @@ def compare(name: str, dataset: Path, peer_python: Path, scratch: Path, rounds: 
         own = run_autoseg(dataset, scratch / "workspace")
         seconds.append(peer.seconds / own.seconds)
         memory.append(own.peak_bytes / peer.peak_bytes)
-        print(
+        yield (
             f"{name} round {number + 1}: nnU-Net {peer.seconds:.1f} s, {peer.peak_bytes / 2**20:.0f} MB; "
-            f"autoseg {own.seconds:.1f} s, {own.peak_bytes / 2**20:.0f} MB",
-            flush=True,
+            f"autoseg {own.seconds:.1f} s, {own.peak_bytes / 2**20:.0f} MB"
         )
     agreement = compare_arrays(scratch / "workspace", Path(environment["nnUNet_preprocessed"]))
-    print(
+    yield (
         f"{name}: {statistics.median(seconds):.1f} times faster, {statistics.median(memory):.2f} of the memory; "
         f"{agreement.cases} preprocessed cases, images differ by at most {agreement.image:.1e}, "
         f"{agreement.label_voxels} label voxels differ"

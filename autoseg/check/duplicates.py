@@ -17,7 +17,7 @@ def duplicate_problems(training: Sequence[Case], test: Sequence[Case]) -> Iterat
     """Cases whose images hold the same bytes, compressed the same way or not.
 
     Files are told apart by their size, compressed ones by the size and checksum of their content that gzip stores at
-    the end; only what agrees in these is read. DICOM series are left out.
+    the end; only what agrees in these is read. Of DICOM series all slices are compared, in any order and by any name.
 
     Args:
         training: Labelled cases.
@@ -25,7 +25,7 @@ def duplicate_problems(training: Sequence[Case], test: Sequence[Case]) -> Iterat
     """
     is_test = {case.id: False for case in training} | {f"test case {case.id}": True for case in test}
     named = [(case.id, case) for case in training] + [(f"test case {case.id}", case) for case in test]
-    files = {path: name for name, case in named for path in case.images if path.is_file()}
+    files = {path: name for name, case in named for path in case.images}
     reported: set[tuple[str, ...]] = set()
     for paths in _identical(files):
         names = tuple(dict.fromkeys(files[path] for path in paths))
@@ -56,6 +56,10 @@ def _groups(keys: Iterable[tuple[Path, object]]) -> list[list[Path]]:
 
 
 def _cheap_key(path: Path) -> object:
+    if path.is_dir():
+        return "series", tuple(sorted(file.stat().st_size for file in path.iterdir() if file.is_file()))
+    if not path.is_file():
+        return "missing", path
     size = path.stat().st_size
     if path.suffix.lower() == ".gz" and size >= 8:
         with path.open("rb") as file:
@@ -66,6 +70,9 @@ def _cheap_key(path: Path) -> object:
 
 def _digest(path: Path) -> str:
     """Digest of what a file holds, uncompressed; of the bytes as they are where gzip cannot read them."""
+    if path.is_dir():
+        slices = sorted(_digest_of(file, is_compressed=False) for file in path.iterdir() if file.is_file())
+        return hashlib.blake2b("".join(slices).encode()).hexdigest()
     try:
         return _digest_of(path, is_compressed=path.suffix.lower() == ".gz")
     except (OSError, EOFError):

@@ -98,7 +98,7 @@ def check_headers(job: HeaderJob) -> CheckedCase:
     for path in (*case.images, *((case.label,) if case.label is not None else ())):
         try:
             check_nifti_is_complete(path)
-            headers.append((path, read_header(path)))
+            headers.append((path, read_header(path, frame=case.frame)))
         except DatasetError as error:
             problems.append(Problem(severity="error", case=case.id, message=str(error)))
     images = [(path, header) for path, header in headers if path != case.label]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,12 +59,14 @@ def read_and_check(job: VoxelJob) -> CheckedVoxels:
     problems: list[Problem] = []
     image = segmentation = None
     try:
-        image = read_image(job.case.images)
+        image = read_image(job.case.images, frame=job.case.frame)
         problems.extend(_nonfinite_problems(job.case, image))
     except DatasetError as error:
         problems.append(_problem(job.case, str(error)))
     try:
-        segmentation = None if job.case.label is None else read_segmentation(job.case.label)
+        segmentation = None if job.case.label is None else read_segmentation(job.case.label, frame=job.case.frame)
+        if segmentation is not None and job.labels.aliases:
+            segmentation = replace(segmentation, array=job.labels.without_aliases(segmentation.array))
         problems.extend(_nonfinite_labels(job.case))
     except DatasetError as error:
         problems.append(_problem(job.case, str(error)))

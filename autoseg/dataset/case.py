@@ -20,6 +20,7 @@ class Case:
         domain: Where it was acquired, for folds and reports.
         phase: Point in time, such as "ED" in cardiac images, for reports.
         view: Direction of view, for reports.
+        frame: Which point in time of 4D files is meant, from 0; None takes 4D files as channels.
         weight: How often it is drawn in training, in proportion to the others, where that is asked for.
     """
 
@@ -30,6 +31,7 @@ class Case:
     domain: str | None = None
     phase: str | None = None
     view: str | None = None
+    frame: int | None = None
     weight: float = 1.0
 
 

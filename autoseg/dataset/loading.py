@@ -105,7 +105,7 @@ def _check_files(dataset: Dataset) -> None:
             if not path.is_file() and not is_series(path):
                 raise DatasetError(f"{path}, an image of case {case.id}, does not exist")
     for case in dataset.training:
-        if case.label is None or not case.label.is_file():
+        if case.label is None or not (case.label.is_file() or is_series(case.label)):
             raise DatasetError(f"case {case.id} has no label: {case.label} does not exist")
     for cases in (dataset.training, dataset.test):
         ids = [case.id for case in cases]

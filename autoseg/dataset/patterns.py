@@ -137,7 +137,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 def _channels_of(case: Case) -> tuple[str, ...]:
     """Names for channels that nobody named; the normalization is then that of any image but CT."""
-    number = len(case.images) if len(case.images) > 1 else read_header(case.images[0]).num_channels
+    number = len(case.images) if len(case.images) > 1 else read_header(case.images[0], frame=case.frame).num_channels
     return tuple(f"channel {index}" for index in range(number)) if number > 1 else ("image",)
 
 
@@ -146,5 +146,5 @@ def _values_that_occur(cases: Sequence[Case]) -> dict[str, int]:
     found: set[int] = set()
     for case in cases:
         assert case.label is not None
-        found.update(read_segmentation(case.label).values)
+        found.update(read_segmentation(case.label, frame=case.frame).values)
     return {str(value): value for value in sorted(found - {0})}

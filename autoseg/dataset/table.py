@@ -15,14 +15,15 @@ from autoseg.errors import DatasetError
 
 _TEST = ("test", "ts")
 _TRAINING = ("train", "training", "tr", "")
-_KNOWN = ("case", "image", "label", "group", "domain", "phase", "view", "split", "weight")
+_KNOWN = ("case", "image", "label", "group", "domain", "phase", "view", "split", "weight", "frame")
 
 
 def load_table(source: DatasetSource, path: Path) -> Dataset:
     """Load a dataset from a table with the columns case, image (or image_<channel> each) and label.
 
-    The columns group, domain, phase, view, weight and split (train or test) may be there; rows without label are cases
-    to predict. Paths are relative to the table's folder.
+    The columns group, domain, phase, view, weight, frame and split (train or test) may be there; rows without label are
+    cases to predict. ``frame`` picks a point in time of 4D files, from 0, such as end diastole. Paths are relative to
+    the table's folder.
 
     Args:
         source: May name channels and labels.
@@ -82,8 +83,15 @@ def _case(row: dict[str, str], image_columns: Sequence[str], path: Path, line: i
         domain=row.get("domain") or None,
         phase=row.get("phase") or None,
         view=row.get("view") or None,
+        frame=_frame(row.get("frame", ""), path, line),
         weight=_weight(row.get("weight", ""), path, line),
     )
+
+
+def _frame(text: str, path: Path, line: int) -> int | None:
+    if text and not text.isdecimal():
+        raise DatasetError(f"{path}, line {line}: frame must be a whole number from 0, found {text!r}")
+    return int(text) if text else None
 
 
 def _weight(text: str, path: Path, line: int) -> float:

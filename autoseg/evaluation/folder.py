@@ -178,6 +178,7 @@ class _PairOutcome:
 def _score_pair(pair: _Pair) -> _PairOutcome:
     try:
         reference = read_segmentation(pair.reference)
+        reference = replace(reference, array=pair.labels.without_aliases(reference.array))
     except DatasetError as error:
         return _PairOutcome(problems=(f"case {pair.case} is not scored: {error}",))
     if pair.prediction is None:

@@ -23,6 +23,7 @@ def consecutive(labels: LabelScheme) -> dict[int, int]:
     if labels.ignore_value is not None:
         values.append(labels.ignore_value)
     new = {value: rank for rank, value in enumerate(values)}
+    new |= {alias: new[value] for alias, value in labels.aliases}
     return {} if all(value == rank for value, rank in new.items()) else new
 
 
@@ -38,6 +39,7 @@ def with_values(labels: LabelScheme, new: Mapping[int, int]) -> LabelScheme:
         targets=tuple(Target(name=t.name, values=tuple(new.get(v, v) for v in t.values)) for t in labels.targets),
         region_order=tuple(new.get(v, v) for v in labels.region_order),
         ignore_value=None if labels.ignore_value is None else new.get(labels.ignore_value, labels.ignore_value),
+        aliases=() if new else labels.aliases,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autoseg.check import CheckReport, Problem, check_dataset
+from autoseg.check import CheckReport, Problem, VoxelJob, check_dataset, read_and_check
 from autoseg.dataset import Case, Dataset
 from autoseg.measurement import MeasuredFile, MeasureJob, measure_file, samples_per_case
 from autoseg.parallel import WorkerPool
@@ -13,7 +13,7 @@ from autoseg.progress import Progress
 
 
 def check_everything(dataset: Dataset, *, workers: int, progress: Progress) -> CheckReport:
-    """Check headers, then the voxels of every training case whose headers are in order.
+    """Check headers, then the voxels of every case whose headers are in order, those of test images included.
 
     Args:
         dataset: As loaded.
@@ -24,7 +24,24 @@ def check_everything(dataset: Dataset, *, workers: int, progress: Progress) -> C
     cases = [case for case in dataset.training if case.id not in report.unusable_cases]
     with WorkerPool(min(workers, len(cases))) as pool:
         measured = measure_cases(dataset, cases, report.majority_orientation, pool, progress, num_samples=1)
-    return with_voxel_problems(report, measured)
+        tests = [case for case in dataset.test if case.id not in report.unusable_cases]
+        found = pool.map(check_test_file, [_test_job(case, dataset) for case in tests], label=lambda job: job.case.id)
+        test_problems = [
+            p for problems in progress.track(found, total=len(tests), description="test images") for p in problems
+        ]
+    checked = with_voxel_problems(report, measured)
+    return replace(checked, problems=(*checked.problems, *test_problems))
+
+
+def check_test_file(job: VoxelJob) -> tuple[Problem, ...]:
+    """Read an image that waits for a prediction, and say what is wrong with it."""
+    return read_and_check(job).problems
+
+
+def _test_job(case: Case, dataset: Dataset) -> VoxelJob:
+    return VoxelJob(
+        case=case, labels=dataset.labels, num_channels=len(dataset.channels), declared_in=dataset.declared_in
+    )
 
 
 def measure_cases(

@@ -118,11 +118,13 @@ def _score(case: Case, job: TrainingJob) -> tuple[CaseScore, ...]:
     """Compare the written prediction with the reference."""
     assert case.label is not None  # training cases have one
     predicted = read_segmentation(job.run.validation / f"{case.id}{job.plan.file_ending}")
-    return score_case(case.id, read_segmentation(case.label).array, predicted.array, job.plan.labels)
+    labels = job.plan.labels
+    reference = labels.without_aliases(read_segmentation(case.label, frame=case.frame).array)
+    return score_case(case.id, reference, predicted.array, labels)
 
 
 def _predict_case(case: Case, predictor: ConfigurationPredictor, job: TrainingJob) -> None:
-    image = read_image(case.images)
+    image = read_image(case.images, frame=case.frame)
     prepared = preprocess_case(case.id, image, None, job.plan, predictor.configuration)
     channels = prepared.image
     if job.configuration.previous_stage is not None:

@@ -66,7 +66,7 @@ def _resolved(request: IntensityRequest, dataset: Dataset) -> IntensityRequest:
     case: Case | None = next((c for c in dataset.training if c.id == wanted), None)
     if case is None:
         raise SettingsError(f"--normalization: there is no training case {wanted!r} to take a histogram from")
-    array = read_image(case.images).array
+    array = read_image(case.images, frame=case.frame).array
     landmarks = tuple(landmarks_of(channel) for channel in array)
     if not all(landmarks):
         raise SettingsError(f"--normalization: case {wanted} holds nothing but zeros; name another reference")

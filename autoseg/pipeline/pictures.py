@@ -32,7 +32,7 @@ def draw_prediction(workspace: Workspace, path: Path, *, case_id: str | None = N
     if case is None or not predicted.is_file():
         raise MissingArtifactError(f"{predicted} does not exist. Make it: autoseg ensemble-predict -w {workspace.root}")
     reference = root / "labelsTs" / predicted.name
-    image = read_image(case.images)
+    image = read_image(case.images, frame=case.frame)
     draw_overlay(
         image.array,
         read_segmentation(predicted).array,

@@ -177,7 +177,7 @@ def ensemble_predict(
 
 
 def _read(case: Case) -> Image:
-    return read_image(case.images)
+    return read_image(case.images, frame=case.frame)
 
 
 def _predict_case(

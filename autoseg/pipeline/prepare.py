@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from autoseg.memory import memory_state
 from autoseg.parallel import WorkerPool, default_workers
 from autoseg.pipeline.checking import measure_cases, with_voxel_problems
 from autoseg.pipeline.folds import settle_folds
+from autoseg.pipeline.forecast import make_forecast, tell_forecast
 from autoseg.pipeline.intensities import parse_intensities, resolve_references
 from autoseg.pipeline.laterality import keep_sides_apart
 from autoseg.pipeline.plans import merge_plans, stamp
@@ -96,7 +98,7 @@ def plan_and_preprocess(
             Workspace.create(folder, source.root, folds=split)  # only now: a rule that was refused is not remembered
             progress.message(f"{len(folds)} folds: {space.splits_path}")
             wanted = [plan.configuration(name) for name in configurations] if configurations else plan.configurations
-            _preprocess(loaded, space, plan, wanted, pool, progress)
+            _preprocess(loaded, space, plan, wanted, fingerprint, pool, progress)
     return space
 
 
@@ -123,7 +125,8 @@ def case_digest(case: Case) -> str:
     paths = [*case.images, *([case.label] if case.label else [])]
     files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     states = [(str(path), path.stat()) for path in files]
-    return digest([[path, state.st_size, state.st_mtime_ns] for path, state in states])
+    frame = [] if case.frame is None else [case.frame]
+    return digest([*([path, state.st_size, state.st_mtime_ns] for path, state in states), *frame])
 
 
 def _check_and_measure(dataset: Dataset, space: Workspace, pool: WorkerPool, progress: Progress) -> Fingerprint:
@@ -132,7 +135,8 @@ def _check_and_measure(dataset: Dataset, space: Workspace, pool: WorkerPool, pro
     Raises:
         DatasetError: When there are errors; all are told before.
     """
-    source = digest([dataset.labels.values, dataset.labels.ignore_value, *map(case_digest, dataset.training)])
+    aliases = [dataset.labels.aliases] if dataset.labels.aliases else []
+    source = digest([dataset.labels.values, dataset.labels.ignore_value, *aliases, *map(case_digest, dataset.training)])
     known = _known_fingerprint(space, progress)
     if known is None or known.source != source:
         pool.start(_WORK)  # while the headers are read here
@@ -218,6 +222,7 @@ def _preprocess(
     space: Workspace,
     plan: Plan,
     configurations: Sequence[Configuration],
+    fingerprint: Fingerprint,
     pool: WorkerPool,
     progress: Progress,
 ) -> None:
@@ -238,9 +243,13 @@ def _preprocess(
             jobs.append(PreprocessJob(case=case, plan=plan, targets=missing, cache=space.cache_dir))
             replaced |= {t.configuration.data for t in missing if is_there(t.folder, case.id)}
     names = ", ".join(made_from)
+    has_gpu = shutil.which("nvidia-smi") is not None
+    forecast = make_forecast(plan, configurations, fingerprint, space.root, workers=pool.workers, has_gpu=has_gpu)
+    write_json(forecast, space.forecast_path)
     if not jobs:
         progress.message(f"{names}: all {len(dataset.training)} cases are preprocessed")
         return
+    tell_forecast(forecast, progress)
     with _keep_training_away(space, plan, replaced, progress):
         done = pool.map(preprocess_file, jobs, label=lambda job: job.case.id, home=lambda job: job.case.id)
         for _ in progress.track(done, total=len(jobs), description=f"preprocessing {names}"):

@@ -41,7 +41,7 @@ def correct_bias_field(channel: np.ndarray, plan: BiasFieldPlan, *, cache: Path 
     small = _log_field(channel, plan, cache)
     unit = (1.0,) * channel.ndim
     field = resample_image(small[None], channel.shape, spacing=unit, new_spacing=unit, order=1)[0]
-    channel /= np.exp(field, out=field)
+    channel /= np.exp(field)  # not in place: where nothing was shrunk, this is the array that is kept
 
 
 def landmarks_of(channel: np.ndarray) -> tuple[float, ...]:
@@ -124,6 +124,7 @@ def _estimate(channel: np.ndarray, plan: BiasFieldPlan) -> np.ndarray:
     looked_at = sitk.GetImageFromArray(inside.astype(np.uint8))
     mask = sitk.OtsuThreshold(picture, 0, 1) if plan.mask == "otsu" else looked_at
     estimator = sitk.N4BiasFieldCorrectionImageFilter()
+    estimator.SetNumberOfThreads(1)  # several add up in any order, and the result would change from run to run
     estimator.SetMaximumNumberOfIterations(list(plan.iterations))
     estimator.SetConvergenceThreshold(plan.threshold)
     # A B-spline of order 3 over four control points spans a thin stack as well as a thick one.

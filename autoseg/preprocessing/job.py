@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -73,8 +73,11 @@ def _read_and_normalize(job: PreprocessJob, normalization: Sequence[Normalizatio
     kept = KEPT_CASES.take(job.case)
     if kept is not None:
         return normalize_case(job.case.id, *kept, job.plan, normalization, cache=job.cache)
-    segmentation = read_segmentation(job.case.label) if job.case.label is not None else None
-    image = read_image(job.case.images)
+    case = job.case
+    segmentation = None if case.label is None else read_segmentation(case.label, frame=case.frame)
+    if segmentation is not None:
+        segmentation = replace(segmentation, array=job.plan.labels.without_aliases(segmentation.array))
+    image = read_image(case.images, frame=case.frame)
     return normalize_case(job.case.id, image, segmentation, job.plan, normalization, cache=job.cache)
 
 

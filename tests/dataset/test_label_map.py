@@ -63,7 +63,6 @@ def test_regions_and_ignore_are_mapped_too() -> None:
     [
         ({k: v for k, v in STORED.items() if v != 3}, "says nothing about the label(s) 3"),
         (STORED | {"900": 8}, "names the label 8, which labels does not declare"),
-        (STORED | {"501": 1}, "gives 500 and 501 the same label 1"),
         (STORED | {"many": 1}, "label_map must be"),
         ([500], "label_map must be"),
         (STORED | {"500": "LV"}, "label_map must be"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from autoseg.check import CheckReport
+from autoseg.check.duplicates import duplicate_problems
 from autoseg.cli.main import app
 from autoseg.codec import read_json
-from autoseg.dataset import load_dataset
+from autoseg.dataset import Case, load_dataset
 from autoseg.errors import DatasetError
 from autoseg.image import Image, Segmentation, read_image, read_segmentation, write_image, write_segmentation
 from autoseg.pipeline.checking import check_everything
@@ -101,3 +103,31 @@ def test_the_command_lists_everything_and_says_what_is_repaired(dataset: Path, t
     assert read_json(CheckReport, tmp_path / "report.json").num_cases == 6
     quick = CliRunner().invoke(app, ["check", str(dataset), "--headers-only"])
     assert "1 errors, 0 warnings, 0 repairs" in quick.stdout
+
+
+def test_test_images_are_read_as_well(dataset: Path) -> None:
+    [path, other] = sorted((dataset / "imagesTs").iterdir())
+    put_nan(path)
+    payload = gzip.decompress(other.read_bytes())
+    other.write_bytes(gzip.compress(payload)[:-300])  # the headers are in order, the voxels are not
+    report = check_everything(load_dataset(dataset), workers=0, progress=LoggingProgress())
+    [repaired] = report.repairs
+    assert "3 voxel(s) are NaN or infinite" in repaired.message
+    assert report.errors
+    assert all(path.name.split("_")[0] not in str(problem) for problem in report.errors)
+
+
+def test_a_dicom_series_that_is_there_twice_is_noticed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    cases = []
+    for name, seed in (("a", 1), ("b", 2), ("again", 1)):
+        folder = tmp_path / name
+        folder.mkdir()
+        slices = [np.random.default_rng(seed + 10 * n).bytes(300) for n in range(4)]
+        order = rng.permutation(4) if name == "again" else range(4)  # other names, the same slices
+        for number, index in enumerate(order):
+            (folder / f"{name}{number}.dcm").write_bytes(slices[index])
+        cases.append(Case(id=name, images=(folder,)))
+    [problem] = duplicate_problems(cases, [])
+    assert "the same image under 2 names, a and again" in problem.message
+    assert list(duplicate_problems(cases[:2], [])) == []
