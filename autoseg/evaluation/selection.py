@@ -22,7 +22,7 @@ from autoseg.image import Segmentation, read_segmentation
 from autoseg.inference.ensemble import average_probabilities
 from autoseg.inference.export import PROBABILITIES_ENDING, read_probabilities
 from autoseg.labels import LabelScheme
-from autoseg.postprocessing.components import PostprocessingStep, apply_postprocessing
+from autoseg.postprocessing.steps import PostprocessingStep, apply_postprocessing
 
 Rule = Literal["nested", "nnunet"]
 Steps = tuple[PostprocessingStep, ...]

@@ -10,7 +10,7 @@ import numpy as np
 
 from autoseg.errors import SettingsError
 from autoseg.inference.export import Prediction
-from autoseg.postprocessing.components import PostprocessingStep
+from autoseg.postprocessing.steps import PostprocessingStep
 from autoseg.splits import FoldName
 
 SCHEMA_VERSION = 1

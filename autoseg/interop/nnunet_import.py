@@ -15,7 +15,7 @@ from autoseg.interop.nnunet_checkpoint import NnUNetCheckpoint, read_nnunet_chec
 from autoseg.interop.nnunet_models import ChosenModels, ModelFolder, open_models, read_choice, read_postprocessing
 from autoseg.interop.nnunet_reading import read_plans
 from autoseg.plan import Configuration, Plan
-from autoseg.postprocessing.components import PostprocessingStep
+from autoseg.postprocessing.steps import PostprocessingStep
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.splits import FoldName, fold_dir_name
 from autoseg.training import num_input_channels

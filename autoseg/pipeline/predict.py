@@ -21,7 +21,7 @@ from autoseg.lock import hold
 from autoseg.parallel import read_ahead
 from autoseg.pipeline.predictor import Predictor, choose_models
 from autoseg.plan import Plan
-from autoseg.postprocessing.components import PostprocessingStep
+from autoseg.postprocessing.steps import PostprocessingStep
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.receipt import begin, complete, digest_files, is_intact, standing
 from autoseg.workspace import Workspace

@@ -19,10 +19,11 @@ from autoseg.inference.export import Prediction, decide_labels
 from autoseg.inference.memory import WorkingMemory, bytes_of, working_memory
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
+from autoseg.inference.refinement import refined
 from autoseg.pipeline.cascade import first_stage
 from autoseg.pipeline.choose import current_ensemble
 from autoseg.plan import Plan
-from autoseg.postprocessing.components import apply_postprocessing
+from autoseg.postprocessing.steps import apply_postprocessing
 from autoseg.preprocessing.case import CaseTrace
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.splits import fold_dir_name, parse_fold
@@ -200,7 +201,10 @@ class Predictor:
             case_id: Name for errors.
             probabilities_path: Also store the probabilities there.
         """
-        prediction = self.predict(image, spacing, case_id=case_id)  # nothing is computed before its slabs are read
+        if isinstance(image, np.ndarray):
+            image = self._as_image(image, spacing)
+        prediction = self.predict(image, case_id=case_id)  # nothing is computed before its slabs are read
+        prediction = refined(prediction, self.ensemble.postprocessing, self.plan.labels, image)
         decided = decide_labels(prediction, self.plan.labels, probabilities_path=probabilities_path)
         return apply_postprocessing(self.ensemble.postprocessing, decided)
 

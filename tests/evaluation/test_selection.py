@@ -17,7 +17,7 @@ from autoseg.geometry import Geometry
 from autoseg.image import Segmentation, write_segmentation
 from autoseg.inference.export import write_probabilities
 from autoseg.labels import LabelScheme
-from autoseg.postprocessing.components import PostprocessingStep
+from autoseg.postprocessing.steps import PostprocessingStep
 
 LABELS = LabelScheme.from_table({"background": 0, "a": 1, "b": 2}, where="test")
 JOINT = PostprocessingStep(name="keep_largest", values=(1, 2))

@@ -13,7 +13,7 @@ from autoseg.geometry import Geometry
 from autoseg.inference import export
 from autoseg.inference.ensemble import Ensemble, Member, average_probabilities, combine
 from autoseg.inference.export import Prediction
-from autoseg.postprocessing.components import PostprocessingStep
+from autoseg.postprocessing.steps import PostprocessingStep
 
 
 def test_the_mean_is_weighted_and_inputs_stay() -> None:

@@ -28,7 +28,7 @@ from autoseg.interop.nnunet_import import import_models
 from autoseg.interop.nnunet_plans import plans_table, read_fingerprint
 from autoseg.interop.nnunet_reading import read_plans
 from autoseg.networks.factory import build_network
-from autoseg.postprocessing.components import PostprocessingStep
+from autoseg.postprocessing.steps import PostprocessingStep
 from autoseg.training import num_input_channels
 
 MODELS = [
