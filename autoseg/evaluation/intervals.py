@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 Interval = tuple[float, float]
 _RESAMPLES = 2000
 _LEVEL = 0.95
+_FEW = 13  # differences, all of whose sign patterns are gone through
 
 
 def bootstrap_means(
@@ -65,15 +68,18 @@ def paired_p_value(differences: np.ndarray, *, resamples: int = 10_000, seed: in
     values = differences[~np.isnan(differences)]
     if not len(values) or not values.any():
         return 1.0
-    if len(values) <= 13:
-        patterns = (np.arange(1 << len(values))[:, None] >> np.arange(len(values))) & 1
-        signs = 1 - 2 * patterns
-        extra = 0
-    else:
-        signs = 1 - 2 * np.random.default_rng(seed).integers(0, 2, size=(resamples, len(values)))
-        extra = 1  # the observed pattern is one of them (Phipson and Smyth 2010)
+    signs = _sign_patterns(len(values), resamples, seed)
+    extra = 0 if len(values) <= _FEW else 1  # the observed pattern is one of them (Phipson and Smyth 2010)
     at_least = np.abs(signs @ values) >= abs(values.sum()) * (1 - 1e-12)
     return float((at_least.sum() + extra) / (len(signs) + extra))
+
+
+@functools.lru_cache(maxsize=8)
+def _sign_patterns(number: int, resamples: int, seed: int) -> np.ndarray:
+    """Plus and minus ones (patterns, number): all there are, or random ones where there are too many."""
+    if number <= _FEW:
+        return np.asarray(1.0 - 2 * ((np.arange(1 << number)[:, None] >> np.arange(number)) & 1))
+    return np.asarray(1.0 - 2 * np.random.default_rng(seed).integers(0, 2, size=(resamples, number)))
 
 
 def _interval(means: np.ndarray, level: float) -> Interval:

@@ -55,6 +55,9 @@ class Ensemble:
         scores: Candidate -> its mean Dice in the cross-validation; None where it is undefined.
         reasons: Why these members and operations, one sentence each.
         scores_digest: Digest of the cross-validation scores that were compared; others make it outdated.
+        metrics: What the selection maximized: the mean of these.
+        promised: Score to expect on new cases of the same kind: of each fold with what was chosen without it.
+        promised_interval: 95 % confidence interval of it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -64,6 +67,9 @@ class Ensemble:
     scores: dict[str, float | None] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
     scores_digest: str = ""
+    metrics: tuple[str, ...] = ("dice",)
+    promised: float | None = None
+    promised_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not self.members:

@@ -3,19 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg.codec import digest, read_json, write_json
-from autoseg.dataset import load_dataset
+from autoseg.dataset import Dataset, load_dataset
 from autoseg.errors import ArtifactError, MissingArtifactError
-from autoseg.evaluation.selection import Candidate, Selection, select
+from autoseg.evaluation.selection import NNUNETS_RULE, Candidate, Rule, SearchRule, Selection, select
 from autoseg.inference.ensemble import Ensemble, Member
 from autoseg.inference.export import PROBABILITIES_ENDING
+from autoseg.pipeline.selection_report import write_selection_report
 from autoseg.pipeline.train import load_folds
 from autoseg.plan import Plan
+from autoseg.postprocessing.steps import parse_step
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.splits import Fold
 from autoseg.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionOptions:
+    """How the best combination is chosen.
+
+    Args:
+        rule: "nested" or "nnunet"; see :class:`autoseg.evaluation.selection.Selection`.
+        metric: What is maximized: metrics separated by commas, the mean of which counts.
+        max_votes: Members of an ensemble, each counted as often as its weight.
+        operations: Postprocessing that is tried.
+        postprocessing: Steps that the user decided, as :func:`autoseg.postprocessing.steps.parse_step` reads them;
+            "none" for no step, None to try ``operations``.
+        any_cost: Take the best, even if something cheaper does not differ from it.
+    """
+
+    rule: Rule = "nested"
+    metric: str = "dice"
+    max_votes: int = SearchRule().max_votes
+    operations: tuple[str, ...] = SearchRule().operations
+    postprocessing: tuple[str, ...] | None = None
+    any_cost: bool = False
+
+    def search(self, plan: Plan) -> SearchRule:
+        """The rule of the search, for the labels of a plan.
+
+        Raises:
+            SettingsError: When a step or an operation is unknown.
+        """
+        steps = None
+        if self.postprocessing is not None:
+            steps = tuple(parse_step(text, plan.labels) for text in self.postprocessing if text.strip() != "none")
+        if self.rule == "nnunet":
+            return replace(NNUNETS_RULE, fixed_steps=steps)
+        return SearchRule(
+            max_votes=self.max_votes,
+            prefers_cheaper=not self.any_cost,
+            operations=self.operations,
+            fixed_steps=steps,
+        )
 
 
 def current_ensemble(workspace: Workspace, *, require_complete: bool, progress: Progress) -> Ensemble:
@@ -42,14 +85,19 @@ def current_ensemble(workspace: Workspace, *, require_complete: bool, progress: 
 
 
 def select_ensemble(
-    workspace: Workspace, *, require_complete: bool = False, progress: Progress | None = None
+    workspace: Workspace,
+    *,
+    options: SelectionOptions = SelectionOptions(),
+    require_complete: bool = False,
+    progress: Progress | None = None,
 ) -> Ensemble:
-    """Choose by cross-validation and write ensemble.json.
+    """Choose by cross-validation and write ensemble.json and reports/selection.md.
 
-    Configurations with all folds compete, alone and in pairs. If there is none, what is trained is used.
+    Configurations with all folds compete, alone and together. If there is none, what is trained is used.
 
     Args:
         workspace: Holds plan, folds and results.
+        options: What is maximized, and how far the search goes.
         require_complete: Refuse when no configuration has all its folds.
         progress: Told what is chosen and why; None logs.
 
@@ -63,13 +111,13 @@ def select_ensemble(
     if complete:
         candidates = [_candidate(workspace, plan, name, folds, range(len(folds))) for name in complete]
         members = {name: tuple(range(len(folds))) for name in complete}
-        ensemble = _select(workspace, plan, candidates, members, complete=True)
+        ensemble = _select(workspace, plan, candidates, members, options, complete=True)
     else:
         message = _what_is_missing(workspace, plan, scored, len(folds))
         if require_complete:
             raise MissingArtifactError(message)
         progress.message(message)
-        ensemble = _from_incomplete(workspace, plan, folds, scored)
+        ensemble = _from_incomplete(workspace, plan, folds, scored, options)
     write_json(ensemble, workspace.ensemble_path)
     for reason in ensemble.reasons:
         progress.message(reason)
@@ -77,7 +125,11 @@ def select_ensemble(
 
 
 def _from_incomplete(
-    workspace: Workspace, plan: Plan, folds: Sequence[Fold], scored: dict[str, tuple[int, ...]]
+    workspace: Workspace,
+    plan: Plan,
+    folds: Sequence[Fold],
+    scored: dict[str, tuple[int, ...]],
+    options: SelectionOptions,
 ) -> Ensemble:
     """Compare what can be compared: the configurations on the folds that all of them have."""
     started = [name for name, numbers in scored.items() if numbers]
@@ -89,7 +141,7 @@ def _from_incomplete(
         started = [max(started, key=lambda name: len(scored[name]))]
         common = list(scored[started[0]])
     candidates = [_candidate(workspace, plan, name, folds, common) for name in started]
-    return _select(workspace, plan, candidates, {name: scored[name] for name in started}, complete=False)
+    return _select(workspace, plan, candidates, {name: scored[name] for name in started}, options, complete=False)
 
 
 def _from_unscored(workspace: Workspace, plan: Plan) -> Ensemble:
@@ -113,21 +165,41 @@ def _select(
     plan: Plan,
     candidates: Sequence[Candidate],
     folds: dict[str, tuple[int, ...]],
+    options: SelectionOptions,
     *,
     complete: bool,
 ) -> Ensemble:
     dataset = load_dataset(workspace.dataset_source)
     held_out = candidates[0].segmentations
     references = {case.id: case.label for case in dataset.training if case.id in held_out and case.label is not None}
-    selection = select(candidates, references, plan.labels, rule="nested")
+    selection = select(
+        candidates,
+        references,
+        plan.labels,
+        rule=options.rule,
+        metric=options.metric,
+        search=options.search(plan),
+        images=_image_files(dataset),
+    )
+    write_selection_report(selection, plan.labels, workspace.reports_dir)
     return Ensemble(
-        members=tuple(Member(configuration=name, folds=folds[name]) for name in selection.members),
+        members=tuple(
+            Member(configuration=name, folds=folds[name], weight=float(weight))
+            for name, weight in zip(selection.members, selection.weights, strict=True)
+        ),
         postprocessing=selection.postprocessing,
         selection="cross-validation" if complete else "incomplete",
         scores=_score_table(selection),
         reasons=selection.reasons,
         scores_digest=_scores_digest(workspace),
+        metrics=selection.metrics,
+        promised=selection.score,
+        promised_interval=selection.nested_interval,
     )
+
+
+def _image_files(dataset: Dataset) -> dict[str, tuple[Path, ...]]:
+    return {case.id: case.images for case in dataset.training}
 
 
 def _score_table(selection: Selection) -> dict[str, float | None]:
@@ -146,7 +218,9 @@ def _candidate(workspace: Workspace, plan: Plan, name: str, folds: Sequence[Fold
             stored = folder / f"{case}{PROBABILITIES_ENDING}"
             if stored.is_file():
                 probabilities[case] = stored
-    return Candidate(name=name, segmentations=segmentations, probabilities=probabilities, folds=fold_of)
+    # A cascade needs the networks of its first stage as well.
+    cost = 1.0 if plan.configuration(name).previous_stage is None else 2.0
+    return Candidate(name=name, segmentations=segmentations, probabilities=probabilities, folds=fold_of, cost=cost)
 
 
 def _scored_folds(workspace: Workspace, name: str, num_folds: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -22,6 +23,7 @@ from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
 from autoseg.inference.refinement import refined
 from autoseg.pipeline.cascade import first_stage
 from autoseg.pipeline.choose import current_ensemble
+from autoseg.pipeline.model_file import opened_model
 from autoseg.plan import Plan
 from autoseg.postprocessing.steps import apply_postprocessing
 from autoseg.preprocessing.case import CaseTrace
@@ -162,9 +164,21 @@ class Predictor:
         options: InferenceOptions = InferenceOptions(),
         device: str = "auto",
     ) -> Self:
-        """Load the best of what is trained in a workspace, or the named members; see :func:`choose_models`."""
-        found = Workspace.of(workspace)
-        return cls(choose_models(found, members=members, checkpoint=checkpoint, options=options, device=device))
+        """Load the best of what is trained in a workspace, or the named members; see :func:`choose_models`.
+
+        Args:
+            workspace: A workspace, its folder, its dataset's, or a model file (``.zip``), which is checked first.
+            members: "configuration" or "configuration:fold,fold" each.
+            checkpoint: Which weights predict.
+            options: Window step, mirroring, types.
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        """
+        place = nullcontext(workspace) if isinstance(workspace, Workspace) else _opened(Path(workspace))
+        with place as found:  # weights are in memory before a model file's passing workspace goes
+            chosen = choose_models(
+                Workspace.of(found), members=members, checkpoint=checkpoint, options=options, device=device
+            )
+            return cls(chosen)
 
     def predict(
         self, image: Image | np.ndarray, spacing: Sequence[float] | None = None, *, case_id: str = "image"
@@ -283,6 +297,11 @@ class _KeptLogits:
 
     logits: np.ndarray
     trace: CaseTrace
+
+
+def _opened(path: Path) -> AbstractContextManager[Workspace | Path]:
+    """A model file as a passing workspace; a folder as it is."""
+    return opened_model(path) if path.suffix == ".zip" else nullcontext(path)
 
 
 def _given_ensemble(workspace: Workspace, plan: Plan, members: Sequence[str]) -> Ensemble:

@@ -144,5 +144,6 @@ CRF = Operation(
         "radius": 3,
         "iterations": 5,
     },
+    per_label=False,
     says="A conditional random field lets labels follow the edges of the image",
 )

@@ -47,6 +47,7 @@ class Operation:
         on: What it works on; operations on probabilities come before labels are decided.
         defaults: Its parameters and what they are where nobody says otherwise.
         trials: Values that a search tries, per parameter; one where there are none.
+        per_label: Whether labels can be treated one by one.
         is_pointwise: Whether each voxel is treated alone, so that slabs need no neighbours.
         says: What it does, for people, with {label} where the labels are named.
     """
@@ -56,6 +57,7 @@ class Operation:
     says: str
     defaults: Mapping[str, float] = field(default_factory=dict)
     trials: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    per_label: bool = True
     is_pointwise: bool = False
 
 
