@@ -222,6 +222,11 @@ class Workspace:
         return self.root / "ensemble.json"
 
     @property
+    def trust_path(self) -> Path:
+        """What the cross-validation says about single predictions."""
+        return self.root / "trust.json"
+
+    @property
     def check_path(self) -> Path:
         """Problems found in the dataset."""
         return self.root / "check.json"

@@ -64,6 +64,9 @@ def ensemble_predict(
     ] = False,
     no_mirroring: Annotated[bool, typer.Option("--no-mirroring", help="One view, not all mirrored ones.")] = False,
     save_probabilities: Annotated[bool, typer.Option("--save-probabilities", help="Also write probabilities.")] = False,
+    save_uncertainty: Annotated[
+        bool, typer.Option("--save-uncertainty", help="Also write where the folds differ; takes twice as long.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict cases again that are there.")] = False,
 ) -> None:
     """Predict images with the best combination of the trained models."""
@@ -87,6 +90,7 @@ def ensemble_predict(
         checkpoint=checkpoint,
         require_complete=require_complete,
         save_probabilities=save_probabilities,
+        save_uncertainty=save_uncertainty,
         overwrite=overwrite,
         part=_parse_part(part),
         device=device,

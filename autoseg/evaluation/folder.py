@@ -34,8 +34,8 @@ def evaluate_folder(
 
     A missing or unreadable prediction counts as Dice 0 for every label and is a problem of the evaluation; it does
     not stop the other cases. One that lies elsewhere in the world than its reference is compared voxel by voxel, and
-    is a problem too. Cases that took a known time to predict (prediction.json beside the predictions) have it in
-    their rows.
+    is a problem too. Cases that took a known time to predict (quality/CASE.json beside the predictions) have it
+    in their rows.
 
     Args:
         reference_dir: Reference segmentations.
@@ -90,16 +90,16 @@ def evaluate_folder(
 
 
 def prediction_seconds(folder: Path) -> dict[str, float]:
-    """Seconds that each case took, from the prediction.json of a folder of predictions; empty where it says nothing."""
-    path = folder / "prediction.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return {}
-    listed = record.get("case_seconds") if isinstance(record, dict) else None
-    if not isinstance(listed, dict):
-        return {}
-    return {str(case): float(value) for case, value in listed.items() if isinstance(value, int | float)}
+    """Seconds that each case took, from what a prediction leaves in quality/CASE.json; empty where it says nothing."""
+    found = {}
+    for path in sorted(folder.glob("quality/*.json")):
+        try:
+            seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+            continue
+        if isinstance(seconds, int | float):
+            found[path.name.removesuffix(".json")] = float(seconds)
+    return found
 
 
 def declared_labels(

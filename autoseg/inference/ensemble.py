@@ -24,6 +24,7 @@ class Member:
         configuration: Name of the configuration.
         folds: Folds whose logits are averaged.
         checkpoint: Which of a fold's checkpoints predicts.
+        temperature: What its logits are divided by to make probabilities mean what they say; 1 leaves them.
         weight: Share of this member's probabilities in the mean, relative to the other members.
     """
 
@@ -31,12 +32,15 @@ class Member:
     folds: tuple[FoldName, ...]
     checkpoint: Literal["final", "best"] = "final"
     weight: float = 1.0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.folds:
             raise ValueError(f"{self.configuration} is a member without a fold")
         if not self.weight > 0:
             raise ValueError(f"weight must be positive, got {self.weight}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
 
     def describe(self) -> str:
         """Configuration and folds in words, e.g. "3d_fullres (folds 0, 1)"."""

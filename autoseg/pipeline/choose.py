@@ -14,6 +14,7 @@ from autoseg.inference.ensemble import Ensemble, Member
 from autoseg.inference.export import PROBABILITIES_ENDING
 from autoseg.pipeline.selection_report import write_selection_report
 from autoseg.pipeline.train import load_folds
+from autoseg.pipeline.trusting import fit_trust_model, with_temperatures
 from autoseg.plan import Plan
 from autoseg.postprocessing.steps import parse_step
 from autoseg.progress import LoggingProgress, Progress
@@ -111,13 +112,13 @@ def select_ensemble(
     if complete:
         candidates = [_candidate(workspace, plan, name, folds, range(len(folds))) for name in complete]
         members = {name: tuple(range(len(folds))) for name in complete}
-        ensemble = _select(workspace, plan, candidates, members, options, complete=True)
+        ensemble = _select(workspace, plan, candidates, members, options, progress, complete=True)
     else:
         message = _what_is_missing(workspace, plan, scored, len(folds))
         if require_complete:
             raise MissingArtifactError(message)
         progress.message(message)
-        ensemble = _from_incomplete(workspace, plan, folds, scored, options)
+        ensemble = _from_incomplete(workspace, plan, folds, scored, options, progress)
     write_json(ensemble, workspace.ensemble_path)
     for reason in ensemble.reasons:
         progress.message(reason)
@@ -130,6 +131,7 @@ def _from_incomplete(
     folds: Sequence[Fold],
     scored: dict[str, tuple[int, ...]],
     options: SelectionOptions,
+    progress: Progress,
 ) -> Ensemble:
     """Compare what can be compared: the configurations on the folds that all of them have."""
     started = [name for name, numbers in scored.items() if numbers]
@@ -141,7 +143,8 @@ def _from_incomplete(
         started = [max(started, key=lambda name: len(scored[name]))]
         common = list(scored[started[0]])
     candidates = [_candidate(workspace, plan, name, folds, common) for name in started]
-    return _select(workspace, plan, candidates, {name: scored[name] for name in started}, options, complete=False)
+    members = {name: scored[name] for name in started}
+    return _select(workspace, plan, candidates, members, options, progress, complete=False)
 
 
 def _from_unscored(workspace: Workspace, plan: Plan) -> Ensemble:
@@ -166,12 +169,16 @@ def _select(
     candidates: Sequence[Candidate],
     folds: dict[str, tuple[int, ...]],
     options: SelectionOptions,
+    progress: Progress,
     *,
     complete: bool,
 ) -> Ensemble:
     dataset = load_dataset(workspace.dataset_source)
     held_out = candidates[0].segmentations
     references = {case.id: case.label for case in dataset.training if case.id in held_out and case.label is not None}
+    calibrates = options.rule == "nested"
+    if calibrates:
+        candidates = with_temperatures(candidates, references, plan.labels, progress)
     selection = select(
         candidates,
         references,
@@ -181,10 +188,16 @@ def _select(
         search=options.search(plan),
         images=_image_files(dataset),
     )
-    write_selection_report(selection, plan.labels, workspace.reports_dir)
+    trust = fit_trust_model(selection, candidates, references, plan.labels, progress) if calibrates else None
+    if trust is None:
+        workspace.trust_path.unlink(missing_ok=True)
+    else:
+        write_json(trust, workspace.trust_path)
+    write_selection_report(selection, plan.labels, workspace.reports_dir, trust)
+    temperatures = {candidate.name: candidate.temperature for candidate in candidates}
     return Ensemble(
         members=tuple(
-            Member(configuration=name, folds=folds[name], weight=float(weight))
+            Member(configuration=name, folds=folds[name], weight=float(weight), temperature=temperatures[name])
             for name, weight in zip(selection.members, selection.weights, strict=True)
         ),
         postprocessing=selection.postprocessing,

@@ -17,6 +17,7 @@ from autoseg.atomic import atomic_path
 from autoseg.codec import read_json, write_json
 from autoseg.errors import ArtifactError, SettingsError
 from autoseg.evaluation.report import Evaluation, read_evaluation, summarize, with_spread
+from autoseg.evaluation.trust import TrustModel
 from autoseg.fingerprint import Fingerprint
 from autoseg.inference.ensemble import Ensemble, Member
 from autoseg.inference.weights_file import pack_weights, unpack_weights
@@ -30,6 +31,7 @@ from autoseg.splits import FoldName, fold_dir_name, parse_fold
 from autoseg.workspace import Workspace
 
 _MANIFEST, _PLAN, _ENSEMBLE = "manifest.json", "plan.json", "ensemble.json"
+_TRUST = "trust.json"
 _FINGERPRINT, _SCORES, _CARD, _LICENSE = "fingerprint.json", "scores.json", "MODEL_CARD.md", "LICENSE.txt"
 _MODELS = "models"
 _RECORD, _WEIGHTS = "record.json", "weights.npz"
@@ -141,6 +143,8 @@ def export_model(
         fingerprint = _fingerprint(workspace)
         if fingerprint is not None:
             write_json(fingerprint, folder / _FINGERPRINT)
+        if workspace.trust_path.is_file():
+            write_json(read_json(TrustModel, workspace.trust_path), folder / _TRUST)
         facts = ModelFacts(
             name=name or plan.dataset,
             license=_license_name(license_text),
@@ -202,6 +206,8 @@ def import_model(path: Path, root: Path, *, progress: Progress | None = None) ->
                 shutil.copyfile(folder / name, workspace.reports_dir / name)
         if _FINGERPRINT in manifest.files:
             write_json(read_json(Fingerprint, folder / _FINGERPRINT), workspace.fingerprint_path)
+        if _TRUST in manifest.files:
+            write_json(read_json(TrustModel, folder / _TRUST), workspace.trust_path)
         write_json(ensemble, workspace.ensemble_path)
         write_json(plan, workspace.plan_path)
     # Last: an interrupted import leaves no workspace.

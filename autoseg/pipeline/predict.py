@@ -13,7 +13,8 @@ from autoseg.atomic import remove_leftovers
 from autoseg.codec import digest, write_json
 from autoseg.dataset import Case, find_input, load_dataset
 from autoseg.errors import AutosegError, CasesFailedError, MissingArtifactError, SettingsError
-from autoseg.image import Image, read_image, write_segmentation
+from autoseg.evaluation.trust import CaseQuality
+from autoseg.image import Image, read_image, write_image, write_segmentation
 from autoseg.inference.ensemble import Member
 from autoseg.inference.export import PROBABILITIES_ENDING
 from autoseg.inference.predictor import InferenceOptions
@@ -27,6 +28,7 @@ from autoseg.receipt import begin, complete, digest_files, is_intact, standing
 from autoseg.workspace import Workspace
 
 _RECORD = "prediction.json"
+QUALITY_DIR = "quality"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,7 @@ def ensemble_predict(
     checkpoint: Literal["best", "final"] = "final",
     require_complete: bool = False,
     save_probabilities: bool = False,
+    save_uncertainty: bool = False,
     overwrite: bool = False,
     part: tuple[int, int] = (0, 1),
     device: str = "auto",
@@ -115,6 +118,7 @@ def ensemble_predict(
         checkpoint: Which weights predict.
         require_complete: Refuse when no configuration has all its folds.
         save_probabilities: Also write probabilities.
+        save_uncertainty: Also write how much the folds differ in each voxel; every network runs once more.
         overwrite: Predict again what is there, and replace files that autoseg did not write.
         part: (i, n) predicts every n-th case, beginning with the i-th, so that n processes share the work.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -161,7 +165,8 @@ def ensemble_predict(
         images_ahead = read_ahead(_read, todo, ahead=1 if workers is None else workers)
         for case, image in progress.track(images_ahead, total=len(todo), description="predicting"):
             try:
-                _predict_case(case, image(), predictor, output, report, save_probabilities=save_probabilities)
+                wanted = _Wanted(probabilities=save_probabilities, uncertainty=save_uncertainty)
+                _tell(_predict_case(case, image(), predictor, output, report, wanted), progress)
                 predicted.append(case.id)
             except AutosegError as error:
                 failures[case.id] = str(error)
@@ -180,16 +185,35 @@ def _read(case: Case) -> Image:
     return read_image(case.images, frame=case.frame)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What is written besides the segmentation and its quality."""
+
+    probabilities: bool
+    uncertainty: bool
+
+
 def _predict_case(
-    case: Case, image: Image, predictor: Predictor, output: Path, report: PredictionReport, *, save_probabilities: bool
-) -> None:
+    case: Case, image: Image, predictor: Predictor, output: Path, report: PredictionReport, wanted: _Wanted
+) -> CaseQuality:
     origin = _origin(case, report)
     begin(output, case.id, made_from=origin)
-    files = _outputs(case, output, predictor.plan, probabilities=save_probabilities)
-    path = files[1] if save_probabilities else None
-    segmentation = predictor.segment(image, case_id=case.id, probabilities_path=path)
+    files = _outputs(case, output, predictor.plan, probabilities=wanted.probabilities)
+    path = files[1] if wanted.probabilities else None
+    segmentation, quality = predictor.judge(image, case_id=case.id, probabilities_path=path)
     write_segmentation(files[0], segmentation)
+    write_json(quality, output / QUALITY_DIR / f"{case.id}.json")
+    if wanted.uncertainty:
+        differing = predictor.disagreement(image, case_id=case.id)
+        picture = Image(array=differing[None], geometry=image.geometry)
+        write_image(output / f"{case.id}.uncertainty.nii.gz", picture)
     complete(output, case.id, made_from=origin, files=files)
+    return quality
+
+
+def _tell(quality: CaseQuality, progress: Progress) -> None:
+    if quality.flags:
+        progress.message(f"look at {quality.case}: {'; '.join(quality.flags)}")
 
 
 def _origin(case: Case, report: PredictionReport) -> str:

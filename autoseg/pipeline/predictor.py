@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -10,9 +11,10 @@ from typing import Literal, Self
 
 import numpy as np
 
-from autoseg.codec import digest
+from autoseg.codec import digest, read_json
 from autoseg.device import choose_device
 from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError, SettingsError
+from autoseg.evaluation.trust import CaseQuality, ExpectedOverlap, TrustModel, judge, label_facts
 from autoseg.geometry import Geometry, directions_of
 from autoseg.image import Image, Segmentation
 from autoseg.inference.ensemble import Ensemble, Member, combine
@@ -20,7 +22,7 @@ from autoseg.inference.export import Prediction, decide_labels
 from autoseg.inference.memory import WorkingMemory, bytes_of, working_memory
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
-from autoseg.inference.refinement import refined
+from autoseg.inference.refinement import calibrated, refined, total_variation, watched
 from autoseg.pipeline.cascade import first_stage
 from autoseg.pipeline.choose import current_ensemble
 from autoseg.pipeline.model_file import opened_model
@@ -79,6 +81,11 @@ class ModelChoice:
                 )
             models.append(model)
         return ConfigurationPredictor(self.plan, models, self.options)
+
+    def trust(self) -> TrustModel | None:
+        """What the cross-validation says about single predictions of these members; None where it says nothing."""
+        path = self.workspace.trust_path
+        return read_json(TrustModel, path) if self.ensemble.selection != "given" and path.is_file() else None
 
     def _checkpoint(self, member: Member, fold: int | Literal["all"]) -> Path:
         run = self.workspace.run(member.configuration, fold)
@@ -140,6 +147,7 @@ class Predictor:
     def __init__(self, choice: ModelChoice) -> None:
         self.plan = choice.plan
         self.ensemble = choice.ensemble
+        self.trust = choice.trust()
         self.options = choice.options
         loaded: dict[tuple[object, ...], ConfigurationPredictor] = {}
 
@@ -151,7 +159,10 @@ class Predictor:
 
         first = {name: load(stage) for name, stage in choice.first_stages.items()}
         self._members = [
-            _StagedPredictor(predictor=load(m), first=first.get(m.configuration)) for m in self.ensemble.members
+            _StagedPredictor(
+                predictor=load(m), first=first.get(m.configuration), temperature=m.temperature, weight=m.weight
+            )
+            for m in self.ensemble.members
         ]
 
     @classmethod
@@ -197,7 +208,8 @@ class Predictor:
         """
         if isinstance(image, np.ndarray):
             image = self._as_image(image, spacing)
-        return combine(self._member_predictions(image, case_id), [member.weight for member in self.ensemble.members])
+        members = self._members
+        return combine(self._member_predictions(members, image, case_id), [member.weight for member in members])
 
     def segment(
         self,
@@ -209,31 +221,81 @@ class Predictor:
     ) -> Segmentation:
         """Label values of one image after postprocessing; arguments as for :meth:`predict`.
 
+        See :meth:`judge` for what can be said about them.
+
         Args:
             image: As for :meth:`predict`.
             spacing: As for :meth:`predict`.
             case_id: Name for errors.
             probabilities_path: Also store the probabilities there.
         """
+        return self.judge(image, spacing, case_id=case_id, probabilities_path=probabilities_path)[0]
+
+    def judge(
+        self,
+        image: Image | np.ndarray,
+        spacing: Sequence[float] | None = None,
+        *,
+        case_id: str = "image",
+        probabilities_path: Path | None = None,
+    ) -> tuple[Segmentation, CaseQuality]:
+        """Label values after postprocessing, and what can be said about them without a reference.
+
+        Args:
+            image: As for :meth:`predict`.
+            spacing: As for :meth:`predict`.
+            case_id: Name for errors.
+            probabilities_path: Also store the probabilities there.
+        """
+        started = time.perf_counter()
         if isinstance(image, np.ndarray):
             image = self._as_image(image, spacing)
         prediction = self.predict(image, case_id=case_id)  # nothing is computed before its slabs are read
+        overlap = ExpectedOverlap(labels=self.plan.labels)
+        prediction = watched(prediction, overlap.add)
         prediction = refined(prediction, self.ensemble.postprocessing, self.plan.labels, image)
         decided = decide_labels(prediction, self.plan.labels, probabilities_path=probabilities_path)
-        return apply_postprocessing(self.ensemble.postprocessing, decided)
+        segmentation = apply_postprocessing(self.ensemble.postprocessing, decided)
+        facts = label_facts(segmentation.array, segmentation.geometry.spacing, self.plan.labels.targets)
+        seconds = time.perf_counter() - started
+        return segmentation, judge(case_id, facts, overlap.dice, self.trust, seconds=seconds)
 
-    def _member_predictions(self, image: Image, case_id: str) -> list[Prediction]:
+    def disagreement(self, image: Image, *, case_id: str = "image") -> np.ndarray:
+        """How much the folds of all members differ in each voxel, between 0 and 1; every network runs once more.
+
+        The mean over folds of the total variation distance between a fold's probabilities and their mean: the share of
+        belief that a fold puts elsewhere than the others together. Lakshminarayanan et al. (NIPS 2017) use ensembles'
+        disagreement in the same way.
+
+        Args:
+            image: An image as read.
+            case_id: Name for errors.
+
+        Returns:
+            float32 on the image's grid.
+        """
+        folds = [single for member in self._members for single in member.folds()]
+        weights = [single.weight for single in folds]
+        result = np.zeros(image.geometry.shape, dtype=np.float32)
+        predictions = self._member_predictions(folds, image, case_id)
+        for slabs in zip(*(prediction.slabs for prediction in predictions), strict=True):
+            parts = [slab for _, slab in slabs]
+            result[predictions[0].index(slabs[0][0])] = total_variation(parts, weights, self.plan.labels)
+        return result
+
+    def _member_predictions(self, members: Sequence[_StagedPredictor], image: Image, case_id: str) -> list[Prediction]:
         """One prediction per member, each a stream of slabs."""
         memory = self._memory(image, case_id)
         kept: dict[ConfigurationPredictor, _KeptLogits] = {}
-        coarse = {m.first for m in self._members if m.first is not None}
+        coarse = {m.first for m in members if m.first is not None}
         predictions = []
-        for member in self._members:
+        for member in members:
             previous = None
             if member.first is not None:
                 first = self._prediction(member.first, image, None, case_id, memory, kept, coarse)
                 previous = decide_labels(first, member.predictor.labels)
-            predictions.append(self._prediction(member.predictor, image, previous, case_id, memory, kept, coarse))
+            found = self._prediction(member.predictor, image, previous, case_id, memory, kept, coarse)
+            predictions.append(calibrated(found, member.temperature, self.plan.labels))
         return predictions
 
     def _prediction(
@@ -289,6 +351,15 @@ class _StagedPredictor:
 
     predictor: ConfigurationPredictor
     first: ConfigurationPredictor | None
+    temperature: float
+    weight: float
+
+    def folds(self) -> list[_StagedPredictor]:
+        """Each of its models alone, sharing the weights."""
+        whole = self.predictor
+        share = self.weight / len(whole.models)
+        alone = (ConfigurationPredictor(whole.plan, [model], whole.options) for model in whole.models)
+        return [replace(self, predictor=predictor, weight=share) for predictor in alone]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

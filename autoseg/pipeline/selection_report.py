@@ -10,17 +10,21 @@ from autoseg.evaluation.intervals import Interval, bootstrap_means
 from autoseg.evaluation.report import score_table, write_rows
 from autoseg.evaluation.selection import CandidateScore, Selection
 from autoseg.evaluation.tables import pivot_by_label, write_text
+from autoseg.evaluation.trust import TrustModel
 from autoseg.figures.ranking import RankedScore, draw_ranking
 from autoseg.labels import LabelScheme
 
 
-def write_selection_report(selection: Selection, labels: LabelScheme, folder: Path) -> Path:
+def write_selection_report(
+    selection: Selection, labels: LabelScheme, folder: Path, trust: TrustModel | None = None
+) -> Path:
     """Write selection.md, selection.png, and postprocessing.csv with every operation that was tried.
 
     Args:
         selection: What was chosen.
         labels: What was scored.
         folder: Where reports go.
+        trust: What was learned about single predictions.
 
     Returns:
         The Markdown file.
@@ -66,9 +70,21 @@ def write_selection_report(selection: Selection, labels: LabelScheme, folder: Pa
     if selection.postprocessing:
         kept = "".join(f"- {step.describe(labels)}\n" for step in selection.postprocessing)
         sections += ["## Postprocessing\n", kept]
+    if trust is not None:
+        sections += ["## What a single prediction can be judged by\n", _trust(trust)]
     path = folder / "selection.md"
     write_text("\n".join(sections), path)
     return path
+
+
+def _trust(trust: TrustModel) -> str:
+    if trust.correlation is None:
+        return "Too few cases to learn from.\n"
+    return (
+        f"The Dice of a case, predicted from its probabilities by a regression without its fold, correlates with the "
+        f"true one with r = {trust.correlation:.2f} ({trust.num_cases} cases); nine in ten are closer than "
+        f"{trust.error:.3f}. Cases with less than {trust.look_below:.3f} are flagged.\n"
+    )
 
 
 def _chosen(selection: Selection) -> str:

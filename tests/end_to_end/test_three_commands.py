@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import shutil
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,7 @@ import autoseg
 from autoseg.cli.main import app
 from autoseg.codec import read_json
 from autoseg.errors import DatasetError, SettingsError
-from autoseg.image import read_header, read_image, read_segmentation
+from autoseg.image import read_header, read_image, read_segmentation, write_image
 from autoseg.inference.ensemble import Ensemble
 from autoseg.workspace import Workspace
 
@@ -69,11 +73,15 @@ def test_complete_cross_validations_compete_alone_and_together(complete: Workspa
     run("ensemble-predict", "-w", complete.root, "-o", tmp_path, "--device", "cpu")
     ensemble = read_json(Ensemble, complete.ensemble_path)
     assert ensemble.selection == "cross-validation"
-    assert set(ensemble.scores) == {"2d", "3d_fullres", "2d + 3d_fullres"}
-    best = max(ensemble.scores.values(), key=lambda score: score or 0.0)
-    assert best == ensemble.scores[" + ".join(m.configuration for m in ensemble.members)]
-    assert best is not None
+    assert {"2d", "3d_fullres", "2d + 3d_fullres"} <= set(ensemble.scores)
+    best = max(score or 0.0 for score in ensemble.scores.values())
     assert best > 0.7
+    assert ensemble.promised is not None
+    assert ensemble.promised > best - 0.1
+    report = (complete.reports_dir / "selection.md").read_text()
+    assert "Expect **" in report
+    assert all(name in report for name in ensemble.scores)
+    assert (complete.reports_dir / "selection.png").is_file()
     assert all(member.folds == (0, 1) for member in ensemble.members)
 
 
@@ -176,3 +184,168 @@ def test_arrays_in_memory_give_what_files_give(complete: Workspace, dataset: Pat
         predictor.predict(image.array)
     with pytest.raises(DatasetError, match="no image with 3 spatial axes"):
         predictor.predict(image.array[0, 0], (1.0, 1.0, 1.0))
+
+
+def test_selection_by_other_metrics_and_with_postprocessing_of_ones_own(complete: Workspace, tmp_path: Path) -> None:
+    copied = Workspace(Path(shutil.copytree(complete.root, tmp_path / "workspace")))
+    chosen = ["--metric", "dice,nsd@1mm", "--postprocessing", "remove_small(core, min_mm3=4)", "--max-members", "2"]
+    run("select", "-w", copied.root, *chosen)
+    ensemble = read_json(Ensemble, copied.ensemble_path)
+    assert ensemble.metrics == ("dice", "nsd@1mm")
+    assert [step.describe(copied.load_plan().labels) for step in ensemble.postprocessing] == [
+        "Components of core below 4 mm3 are removed"
+    ]
+    run("select", "-w", copied.root, "--postprocessing", "none", "--rule", "nnunet")
+    assert read_json(Ensemble, copied.ensemble_path).postprocessing == ()
+    for words, says in [
+        (["--postprocessing", "keep_largest(liver)"], "no label 'liver'"),
+        (["--try", "keep_larges"], "did you mean keep_largest"),
+        (["--metric", "dize"], "did you mean dice"),
+    ]:
+        result = CliRunner().invoke(app, ["select", "-w", str(copied.root), *words])
+        assert result.exit_code == 2
+        assert says in " ".join(result.output.split())
+
+
+class TestModelFile:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def model(complete: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        path: Path = tmp_path_factory.mktemp("exported") / "balls.zip"
+        result = run("export", path, "-w", complete.root, "--license", "CC-BY-4.0", "--name", "balls")
+        assert "licence CC-BY-4.0" in result.output
+        return path
+
+    def test_it_predicts_the_same_without_the_training_data(
+        self, model: Path, complete: Workspace, dataset: Path, tmp_path: Path
+    ) -> None:
+        result = run("import", model, "-w", tmp_path / "imported")
+        assert "autoseg ensemble-predict -w" in result.output
+        imported = Workspace(tmp_path / "imported")
+        assert not imported.has_dataset
+        words = ["-i", dataset / "imagesTs", "--device", "cpu"]
+        run("ensemble-predict", "-w", complete.root, "-o", tmp_path / "first", *words)
+        run("ensemble-predict", "-w", imported.root, "-o", tmp_path / "second", *words)
+        for name in ("case06.nii.gz", "case07.nii.gz"):
+            first, second = (read_segmentation(tmp_path / folder / name).array for folder in ("first", "second"))
+            assert np.array_equal(first, second)
+        image = read_image([dataset / "imagesTs" / "case07_0000.nii.gz"])
+        loaded = autoseg.Predictor.load(model, device="cpu").segment(image)
+        assert np.array_equal(loaded.array, second)
+        again = run("export", tmp_path / "again.zip", "-w", imported.root)
+        assert "not stated" in again.output
+
+    def test_it_tells_about_itself_and_names_no_case(self, model: Path, complete: Workspace) -> None:
+        with zipfile.ZipFile(model) as archive:
+            names = set(archive.namelist())
+            card = archive.read("MODEL_CARD.md").decode()
+            scores = json.loads(archive.read("scores.json"))
+            texts = [archive.read(name) for name in names if name.endswith((".json", ".md", ".txt"))]
+        assert {"manifest.json", "plan.json", "ensemble.json", "fingerprint.json", "LICENSE.txt"} <= names
+        assert not any(name.endswith((".pt", ".pkl")) for name in names)
+        assert "shell (1), core (2)" in card
+        assert "Expect a mean dice of" in card
+        ensemble = read_json(Ensemble, complete.ensemble_path)
+        assert scores["promised"] == ensemble.promised
+        assert scores["promised_interval"] == list(ensemble.promised_interval or ())
+        name = ensemble.members[0].configuration
+        low, high = scores["intervals"][name]["core"]["dice"]
+        assert low <= scores["members"][name]["core"]["dice"] <= high
+        assert not any(b"case00" in text and b"case0000" not in text for text in texts)
+
+    @staticmethod
+    def tamper(files: dict[str, bytes], change: str) -> None:
+        weights = next(name for name in files if name.endswith("weights.npz"))
+        manifest = json.loads(files["manifest.json"])
+        if change == "bytes":
+            files[weights] = files[weights][:-9] + b"x" + files[weights][-8:]
+        elif change in ("missing", "no manifest"):
+            del files[weights if change == "missing" else "manifest.json"]
+        elif change in ("foreign", "traversal"):
+            files["extra.txt" if change == "foreign" else "../outside.txt"] = b"hello"
+        elif change == "kind":
+            manifest["kind"] = "something"
+        elif change == "member":
+            ensemble = json.loads(files["ensemble.json"])
+            ensemble["members"][0]["folds"].append(7)
+            files["ensemble.json"] = json.dumps(ensemble).encode()
+        elif change == "other weights":
+            buffer = io.BytesIO()
+            np.savez(buffer, **{"a.weight": np.zeros(3, np.float32)})  # type: ignore[arg-type]
+            files[weights] = buffer.getvalue()
+        if change in ("member", "other weights"):  # by somebody who knows how manifests work
+            for name in ("ensemble.json", weights):
+                entry = {"sha256": hashlib.sha256(files[name]).hexdigest(), "size": len(files[name])}
+                manifest["files"][name] = entry
+        if "manifest.json" in files:
+            files["manifest.json"] = json.dumps(manifest).encode()
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ("bytes", "is not what the manifest says"),
+            ("missing", "lacks"),
+            ("foreign", "does not list"),
+            ("traversal", "leads out of its folder"),
+            ("kind", "not a model of autoseg"),
+            ("no manifest", "has no manifest.json"),
+            ("truncated", "not a complete zip"),
+            ("other weights", "no weights for its network"),
+            ("member", "does not hold all of it"),
+        ],
+    )
+    def test_one_that_was_tampered_with_is_refused(self, model: Path, tmp_path: Path, change: str, says: str) -> None:
+        path = tmp_path / "changed.zip"
+        with zipfile.ZipFile(model) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        self.tamper(files, change)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        if change == "truncated":
+            path.write_bytes(path.read_bytes()[:-500])
+        result = CliRunner().invoke(app, ["import", str(path), "-w", str(tmp_path / "imported")])
+        assert result.exit_code == 2, result.output
+        assert says in " ".join(result.output.split())
+        assert not (tmp_path / "imported" / "workspace.json").exists()
+        assert not (tmp_path / "outside.txt").exists()
+
+    def test_names_and_workspaces_in_the_way_are_refused(
+        self, model: Path, complete: Workspace, tmp_path: Path
+    ) -> None:
+        for words, says in [
+            (["export", tmp_path / "model.tar", "-w", complete.root], "ends in .zip"),
+            (["import", model, "-w", complete.root], "is a workspace already"),
+            (["import", tmp_path / "absent.zip", "-w", tmp_path / "new"], "does not exist"),
+        ]:
+            result = CliRunner().invoke(app, [str(word) for word in words])
+            assert result.exit_code == 2
+            assert says in " ".join(result.output.split())
+
+
+def test_every_prediction_says_how_far_it_can_be_trusted(complete: Workspace, dataset: Path, tmp_path: Path) -> None:
+    run("select", "-w", complete.root, "--any-cost")
+    run("ensemble-predict", "-w", complete.root, "-o", tmp_path, "--save-uncertainty", "--device", "cpu")
+    members = read_json(Ensemble, complete.ensemble_path).members
+    assert all(member.temperature != 1 for member in members)
+    for case in ("case06", "case07"):
+        quality = json.loads((tmp_path / "quality" / f"{case}.json").read_text())
+        low, high = quality["interval"]
+        assert low <= quality["predicted_dice"] <= high
+        assert quality["seconds"] > 0
+        assert [label["name"] for label in quality["labels"]] == ["shell", "core"]
+        segmentation = read_segmentation(tmp_path / f"{case}.nii.gz")
+        voxel = segmentation.geometry.voxel_volume / 1000
+        assert quality["labels"][1]["millilitres"] == pytest.approx((segmentation.array == 2).sum() * voxel)
+        differing = read_image([tmp_path / f"{case}.uncertainty.nii.gz"])
+        assert differing.geometry.differences(segmentation.geometry) == []
+        assert 0 <= differing.array.min() < differing.array.max() <= 1
+    # an image of noise is not like the training cases
+    noise = tmp_path / "in" / "noise_0000.nii.gz"
+    image = read_image([dataset / "imagesTs" / "case06_0000.nii.gz"])
+    write_image(noise, replace(image, array=np.random.default_rng(0).normal(0, 1, image.array.shape)))
+    result = run("ensemble-predict", "-w", complete.root, "-i", noise.parent, "-o", tmp_path / "odd", "--device", "cpu")
+    assert "look at noise: " in " ".join(result.output.split())
+    table = run("evaluate", "-r", dataset / "labelsTs", "-p", tmp_path, "-o", tmp_path / "scores.csv").output
+    assert "core" in table
+    assert "seconds" in (tmp_path / "scores.csv").read_text().splitlines()[0]

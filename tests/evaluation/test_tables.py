@@ -245,10 +245,11 @@ def test_a_prediction_that_lies_elsewhere_is_reported(folders: tuple[Path, Path]
     assert "lies elsewhere: origin" in problem
 
 
-def test_seconds_come_from_prediction_json(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_seconds_come_from_what_the_prediction_left(folders: tuple[Path, Path], tmp_path: Path) -> None:
     reference, _ = folders
-    record = json.dumps({"case_seconds": {"case1": 4.5}})
-    (tmp_path / "prediction.json").write_text(record)
+    (tmp_path / "quality").mkdir()
+    (tmp_path / "quality" / "case1.json").write_text('{"seconds": 4.5}')
+    (tmp_path / "quality" / "case2.json").write_text("[]")
     evaluation = evaluate_folder(reference, tmp_path)
     assert {row.seconds for row in evaluation.cases if row.case == "case1"} == {4.5}
     assert {row.seconds for row in evaluation.cases if row.case == "case2"} == {None}

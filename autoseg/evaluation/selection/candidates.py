@@ -21,6 +21,7 @@ class Candidate:
         segmentations: Case -> its segmentation.
         probabilities: Case -> its probabilities; without them the candidate competes alone only.
         folds: Case -> the fold that held it out.
+        temperature: What its logits are divided by before they are averaged with others'.
         cost: What predicting with it costs, in networks that have to run.
     """
 
@@ -28,6 +29,7 @@ class Candidate:
     segmentations: Mapping[str, Path]
     probabilities: Mapping[str, Path] = field(default_factory=dict)
     folds: Mapping[str, str] = field(default_factory=dict)
+    temperature: float = 1.0
     cost: float = 1.0
 
     @classmethod

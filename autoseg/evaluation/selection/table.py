@@ -10,9 +10,10 @@ import blosc2
 import numpy as np
 
 from autoseg.errors import DatasetError, SettingsError
+from autoseg.evaluation.calibration import with_temperature
 from autoseg.evaluation.measures import DICE_AND_IOU, Measuring, Metric
 from autoseg.evaluation.report import CaseScore, Evaluation, score_case, summarize
-from autoseg.evaluation.selection.candidates import Contender
+from autoseg.evaluation.selection.candidates import Candidate, Contender
 from autoseg.image import Segmentation, read_image, read_segmentation
 from autoseg.inference.ensemble import average_probabilities
 from autoseg.inference.export import read_probabilities
@@ -160,15 +161,27 @@ class ScoreTable:
         return Segmentation(array=self.labels.segmentation(refined), geometry=geometry)
 
     def _probabilities(self, contender: Contender, case: str) -> np.ndarray:
-        parts = (self._read(member.probabilities[case], case) for member in contender.members)
-        return average_probabilities(parts, [float(weight) for weight in contender.weights])
+        return averaged_probabilities(contender, case, self.labels, self._references[case].geometry.shape)
 
-    def _read(self, path: Path, case: str) -> np.ndarray:
+
+def averaged_probabilities(contender: Contender, case: str, labels: LabelScheme, shape: tuple[int, ...]) -> np.ndarray:
+    """Calibrated probabilities of the members of a contender, averaged: float32 (k, *shape).
+
+    Raises:
+        MissingArtifactError: When a file is missing.
+        DatasetError: When it does not fit the reference.
+    """
+
+    def read(candidate: Candidate) -> np.ndarray:
+        path = candidate.probabilities[case]
         probabilities = read_probabilities(path)
-        expected = (self.labels.num_outputs, *self._references[case].geometry.shape)
+        expected = (labels.num_outputs, *shape)
         if probabilities.size != np.prod(expected):  # nnU-Net gives 2D images an axis of length one
             raise DatasetError(f"{path} has shape {probabilities.shape}, expected {expected}")
-        return probabilities.reshape(expected)
+        return with_temperature(probabilities.reshape(expected), candidate.temperature, labels)
+
+    parts = (read(member) for member in contender.members)
+    return average_probabilities(parts, [float(weight) for weight in contender.weights])
 
 
 class _Packed:
