@@ -21,8 +21,16 @@ def is_compiled(config: TrainingConfig, device: torch.device) -> bool:
     return device.type == "cuda" and sys.platform != "win32" and is_long
 
 
+Forward = Callable[[nn.Module, Tensor], list[Tensor]]
+"""Calls a network as training does, in its precision and memory layout: images (b,c,...) to outputs per scale."""
+
+
 def compile_network(
-    network: nn.Module, criterion: nn.Module, batch: tuple[Tensor, list[Tensor]], tell: Callable[[str], None]
+    network: nn.Module,
+    forward: Forward,
+    criterion: nn.Module,
+    batch: tuple[Tensor, list[Tensor]],
+    tell: Callable[[str], None],
 ) -> nn.Module:
     """A compiled form that shares the network's parameters; the network itself where compiling fails.
 
@@ -30,20 +38,21 @@ def compile_network(
 
     Args:
         network: On its device, in training mode.
+        forward: How it will be called.
         criterion: Loss of outputs and targets per scale.
         batch: Images (b,c,...) and targets per scale such as training will have.
         tell: Told how it went.
     """
-    compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]  # a module for a module
+    compiled = network
     try:
-        gradless_parameters(network, compiled, criterion, batch)
+        compiled = torch.compile(network)  # type: ignore[assignment]  # a module for a module
+        gradless_parameters(network, lambda images: forward(compiled, images), criterion, batch)
         with torch.no_grad():
             network.eval()
-            compiled(batch[0])
+            forward(compiled, batch[0])
     except torch.OutOfMemoryError:
         pass  # training splits batches that are too large
     except Exception as error:  # noqa: BLE001 - compilers fail in many ways, and none is a reason not to train
-        torch.compiler.reset()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         tell(f"the network is not compiled, because that failed: {reason}")
         return network
@@ -54,24 +63,27 @@ def compile_network(
 
 
 def gradless_parameters(
-    network: nn.Module, called: nn.Module, criterion: nn.Module, batch: tuple[Tensor, list[Tensor]]
+    network: nn.Module,
+    forward: Callable[[Tensor], list[Tensor]],
+    criterion: nn.Module,
+    batch: tuple[Tensor, list[Tensor]],
 ) -> frozenset[str]:
     """Names of parameters that the loss does not depend on, found by trying; the network stays as it was.
 
     Args:
         network: Holds the parameters; in training mode.
-        called: The network as it is called, compiled perhaps.
+        forward: Calls it, compiled perhaps.
         criterion: Loss of outputs and targets per scale.
         batch: Images (b,c,...) and targets per scale.
     """
     images, targets = batch
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}  # running statistics, if any
-    device = images.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws
-        criterion(called(images), targets).backward()
-    names = frozenset(name for name, parameter in network.named_parameters() if parameter.grad is None)
-    network.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for name, buffer in network.named_buffers():
-            buffer.copy_(buffers[name])
-    return names
+    try:
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):  # dropout draws
+            criterion(forward(images), targets).backward()
+        return frozenset(name for name, parameter in network.named_parameters() if parameter.grad is None)
+    finally:
+        network.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, buffer in network.named_buffers():
+                buffer.copy_(buffers[name])

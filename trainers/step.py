@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -63,15 +64,7 @@ class Stepper:
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Outputs per scale, full resolution first, for images (b,c,...) that lie on the device."""
-        return self._forward(self.called, images)
-
-    def _forward(self, network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-        if images.ndim == 5:
-            images = images.contiguous(memory_format=torch.channels_last_3d)
-        enabled = self.precision != "float32"
-        with torch.autocast(self.device.type, dtype=_DTYPES[self.precision], enabled=enabled):
-            outputs = network(images)
-        return outputs if isinstance(outputs, list) else [outputs]
+        return outputs_of(self.called, images, self.precision)
 
     def step(self, images: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
         """Take one step and return the loss, which stays on the device: reading it every step would synchronize.
@@ -97,12 +90,21 @@ class Stepper:
         parts = self.splitting.parts(len(images))
         losses = []
         for part in parts:
-            outputs = self._forward(self.trained, images[part].to(self.device, non_blocking=True))
+            outputs = outputs_of(self.trained, images[part].to(self.device, non_blocking=True), self.precision)
             loss = self.loss(outputs, [t[part].to(self.device, non_blocking=True) for t in targets])
             share = (part.stop - part.start) / len(images)
             self.scaler.scale(loss * share if len(parts) > 1 else loss).backward()
             losses.append(loss.detach() * share)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def outputs_of(network: nn.Module, images: torch.Tensor, precision: ConcretePrecision) -> list[torch.Tensor]:
+    """Outputs per scale, full resolution first, computed in a precision for images (b,c,...) on the device."""
+    if images.ndim == 5:
+        images = images.contiguous(memory_format=torch.channels_last_3d)
+    with torch.autocast(images.device.type, dtype=_DTYPES[precision], enabled=precision != "float32"):
+        outputs = network(images)
+    return outputs if isinstance(outputs, list) else [outputs]
 
 
 def make_stepper(
@@ -142,10 +144,11 @@ def make_stepper(
     ).to(device)
     called, unused = network, frozenset[str]()
     own = replace(configuration, batch_size=len(ranks.share(configuration.batch_size)))
+    forward = partial(outputs_of, precision=precision)
     if is_compiled(config, device):
-        called = compile_network(network, criterion, _example(own, plan, device), tell)
+        called = compile_network(network, forward, criterion, _example(own, plan, device), tell)
     if not ranks.is_alone:
-        unused = gradless_parameters(network, network, criterion, _example(own, plan, device))
+        unused = gradless_parameters(network, partial(forward, network), criterion, _example(own, plan, device))
     return Stepper(
         network=network,
         called=called,
