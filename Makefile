@@ -8,7 +8,7 @@ CHECKED := autoseg planners trainers tests benchmarks setup.py
 # setup.py lays autoseg, planners and trainers out as they are imported; mypy reads that tree.
 BUILT := build/typecheck
 
-.PHONY: demo test lint typecheck unittest clean
+.PHONY: demo test lint typecheck unittest test-faults clean
 
 demo: $(VENV)/installed
 	$(BIN)/autoseg demo --workspace demo
@@ -30,6 +30,10 @@ typecheck: $(VENV)/installed-dev
 unittest: $(VENV)/installed-dev
 	$(BIN)/pytest
 	$(BIN)/pytest --doctest-modules --doctest-glob='*.md' --pyargs autoseg autoseg.planners autoseg.trainers docs
+
+# Hundreds of kills, full disks, damaged files; about 20 minutes. FAULTS="--kills 400 --seed 1" for others.
+test-faults: $(VENV)/installed-dev
+	$(BIN)/python tests/faults/campaign.py $(FAULTS)
 
 clean:
 	rm -rf $(VENV) build dist autoseg.egg-info demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ left behind can be told from what a living one is writing, and :func:`remove_lef
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -17,8 +18,13 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
+from autoseg.errors import StorageError
+
 _LEFTOVER = re.compile(r"\.([0-9a-f]{8})-(\d+)-\d+\.part\..+", re.DOTALL)
 _FOREIGN_AGE = 24 * 3600.0  # seconds after which a part from another machine belongs to nobody
+_DISK_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG),
+}
 _count = itertools.count()
 
 
@@ -43,8 +49,31 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.replace(path)
         if durable:
             _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        if reason := _why_not_written(error, temporary):
+            raise StorageError(
+                f"{path} cannot be written: {reason}. Make room or name another folder; the same command then goes on"
+            ) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _why_not_written(error: OSError | RuntimeError, temporary: Path) -> str | None:
+    """What the system says; writers in C++ keep it to themselves, so it is asked again. None if nothing is wrong."""
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return os.strerror(error.errno)
+    if isinstance(error, OSError) and error.errno is not None:
+        return None
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as again:
+        return os.strerror(again.errno) if again.errno in _DISK_ERRORS else None
+    return None
 
 
 def remove_leftovers(folder: Path, *, below: bool = True) -> int:

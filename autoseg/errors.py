@@ -26,6 +26,10 @@ class MissingArtifactError(AutosegError):
     """A step needs the output of an earlier step that has not been run."""
 
 
+class StorageError(AutosegError):
+    """A file cannot be written: no space, a quota, no permission."""
+
+
 class LockedError(AutosegError):
     """Another process works on the same thing."""
 

@@ -12,6 +12,10 @@ from pathlib import Path
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60  # what version 1 of control groups says where there is no limit
+_OUT_OF_MEMORY = (
+    *("can't start new thread", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "out of memory"),
+    *("not enough memory", "Unable to allocate", "could not create a primitive"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +64,29 @@ def process_memory(process: int) -> ProcessMemory | None:
 
 def own_peak() -> int:
     """The most bytes that this process ever held; 0 where the system does not tell."""
+    return _most("RUSAGE_SELF")
+
+
+def most_of_children() -> int:
+    """The most bytes that any ended child of this process ever held; 0 where the system does not tell."""
+    return _most("RUSAGE_CHILDREN")
+
+
+def _most(whose: str) -> int:
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    most = resource.getrusage(getattr(resource, whose)).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, whatever the library calls it."""
+    words = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(sign in words for sign in _OUT_OF_MEMORY)
+    )
 
 
 def in_gigabytes(size: int | None) -> str:

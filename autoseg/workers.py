@@ -14,11 +14,12 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
@@ -29,6 +30,9 @@ from autoseg.memory import in_gigabytes, own_peak, process_memory
 
 _HAS_SERVER = sys.platform == "linux"
 _ALWAYS = ("SimpleITK", "threadpoolctl")  # what every worker imports
+
+_TRIES = 5
+_RETRY_SECONDS = 0.1
 
 END_SECONDS = 2.0
 """Between asking a process to end and making it."""
@@ -74,10 +78,19 @@ class Worker:
     @classmethod
     def spawn(cls) -> Worker:
         """Start a process."""
+        for _ in range(_TRIES):
+            with suppress(EOFError, ConnectionError):  # the server was killed in this moment; soon there is a new one
+                return cls._spawn()
+            time.sleep(_RETRY_SECONDS)
+        raise WorkerError("no worker process can be started: the process that makes them is killed again and again")
+
+    @classmethod
+    def _spawn(cls) -> Worker:
         context = multiprocessing.get_context("forkserver" if _HAS_SERVER else "spawn")
         ours, theirs = context.Pipe()
         # The stubs know Process on the concrete contexts only.
         process: BaseProcess = context.Process(target=_serve, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+        resource_tracker.ensure_running()
         with interrupts_blocked(), _main_unseen():
             process.start()
         theirs.close()
@@ -112,6 +125,7 @@ def prepare_to_start(modules: Sequence[str]) -> bool:
     if not _HAS_SERVER:
         return False
     multiprocessing.get_context("forkserver").set_forkserver_preload([*_ALWAYS, *modules])
+    resource_tracker.ensure_running()  # which lets interrupts through again when it starts
     with interrupts_blocked():
         forkserver.ensure_running()
     return True

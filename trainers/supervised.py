@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from autoseg.codec import digest, write_json
 from autoseg.communication import value_of_first
 from autoseg.data.loading import Batch, make_loader
+from autoseg.data.watched import deaths_told
 from autoseg.errors import SettingsError
 from autoseg.figures import draw_progress
 from autoseg.history import EpochRow, read_rows, write_rows
@@ -55,7 +56,7 @@ class SupervisedTrainer:
             TrainingError: When the loss is no longer a number.
             ArtifactError: When a checkpoint or preprocessed case cannot be read.
         """
-        with deterministic_algorithms(wanted=job.config.deterministic):
+        with deterministic_algorithms(wanted=job.config.deterministic), deaths_told():
             return self._fit(job, progress)
 
     def _fit(self, job: TrainingJob, progress: Progress) -> FitReport:

@@ -14,6 +14,7 @@ import typer
 
 from autoseg.cli.console import errors, messages
 from autoseg.errors import AutosegError, CasesFailedError, WorkerError
+from autoseg.memory import in_gigabytes, is_out_of_memory, memory_state, own_peak
 
 EXIT_SOME_FAILED = 1
 EXIT_WRONG_USE = 2
@@ -82,11 +83,22 @@ def _run(action: Callable[[], None], *, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the last net: a defect, told as one
+        if is_out_of_memory(error):
+            return _fail(AutosegError(_memory_ran_out()), EXIT_WRONG_USE, debug=debug)
         code = _fail(error, EXIT_INTERNAL, debug=debug)
         if not debug:
             errors.print("This is a defect of autoseg. Repeat the command with --debug and report the traceback.")
         return code
     return 0
+
+
+def _memory_ran_out() -> str:
+    state = memory_state()
+    return (
+        f"memory ran out: this process took up to {in_gigabytes(own_peak())}; {in_gigabytes(state.available)} of "
+        f"{in_gigabytes(state.total)} are free ({state.limited_by}). Use fewer processes (--workers 0) or raise the "
+        "limit (ulimit -v, the batch system's); the same command goes on where this one stopped"
+    )
 
 
 def _fail(error: BaseException, code: int, *, debug: bool) -> int:

@@ -22,6 +22,7 @@ from autoseg.augmentation.patch import initial_patch_size
 from autoseg.augmentation.transforms import Strength, build_training_transform, build_validation_transform
 from autoseg.data.policy import PatchChoice, PatchDraws, SamplingPolicy, draw_box
 from autoseg.data.sampling import PatchSource, read_patch
+from autoseg.data.watched import WatchedLoader
 from autoseg.errors import TrainingError
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration
@@ -129,6 +130,11 @@ class PatchBatches(Dataset[Batch]):
             images = torch.stack([image for image, _ in examples])
             targets = [torch.stack(scale) for scale in zip(*(targets for _, targets in examples), strict=True)]
         return Batch(images=images, targets=targets, case_ids=tuple(choice.case_id for choice in choices))
+
+    def cases_of(self, step: int) -> tuple[str, ...]:
+        """Cases that a step shows."""
+        for_choice = np.random.SeedSequence((*self._entropy, step)).spawn(1)[0]
+        return tuple(choice.case_id for choice in self._draws.of_step(step, np.random.default_rng(for_choice)))
 
     def _find_targets(self, num_targets: int) -> tuple[tuple[int, tuple[str, ...]], ...]:
         """Index of every target that occurs, and the cases that have it."""
@@ -259,11 +265,10 @@ def make_loader(
         patches=patches,
     )
     stop = sys.maxsize if num_steps is None else start_step + num_steps
-    return DataLoader(
+    return WatchedLoader(
         batches,
-        batch_size=None,
-        sampler=range(start_step, stop, stride),
-        num_workers=workers,
+        range(start_step, stop, stride),
+        workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
