@@ -71,8 +71,8 @@ def save_training(
         run.last.replace(run.previous)
     write_checkpoint(run.last, record=record, weights=weights, training=training)
     if is_final:
+        run.previous.unlink(missing_ok=True)  # first: a run with a final checkpoint is not tidied up any more
         write_checkpoint(run.final, record=record, weights=weights, training=None)
-        run.previous.unlink(missing_ok=True)
 
 
 def keep_epochs(

@@ -362,6 +362,12 @@ class _Run:
         if not job.ranks.is_first:
             return
         stepper, model = self.stepper, self._model_record(state.step)
+        # Before the checkpoint: a run that is killed between the two writes them again, or is finished.
+        write_rows(state.rows, job.run.log)
+        draw_progress(state.rows, job.run.progress_picture)
+        if job.config.keep_best > 1:
+            keep = best_epochs(state.rows, job.config.keep_best, by_volume=job.config.volume_every is not None)
+            keep_epochs(job.run, keep, state.rows[-1].epoch, record=model, weights=stepper.network.state_dict())
         save_training(
             job.run,
             record=model,
@@ -372,11 +378,6 @@ class _Run:
             is_best=is_best,
             is_final=is_final,
         )
-        if job.config.keep_best > 1:
-            keep = best_epochs(state.rows, job.config.keep_best, by_volume=job.config.volume_every is not None)
-            keep_epochs(job.run, keep, state.rows[-1].epoch, record=model, weights=stepper.network.state_dict())
-        write_rows(state.rows, job.run.log)
-        draw_progress(state.rows, job.run.progress_picture)
 
     def _warn(self, state: TrainingState) -> None:
         """Say what the curves show, once."""

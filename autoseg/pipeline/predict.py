@@ -156,6 +156,7 @@ def ensemble_predict(
     )
     name = f"part {part[0]} of {part[1]} of the predictions in {output}"
     with hold(output / ".autoseg" / f"{part[0]}-of-{part[1]}.lock", name, tell=progress.message):
+        remove_leftovers(workspace.root, below=False)
         remove_leftovers(output, below=False)
         remove_leftovers(output / ".autoseg")
         kept = set() if overwrite else _finished(output, cases, plan, report, probabilities=save_probabilities)

@@ -40,7 +40,7 @@ CONFINED = {
     "typer": ("autoseg.cli",),
     "rich": ("autoseg.cli",),
 }
-PROCESSES = ("autoseg.parallel", "autoseg.workers", "autoseg.data.loading")
+PROCESSES = ("autoseg.parallel", "autoseg.workers", "autoseg.data.loading", "autoseg.data.watched")
 THREADS = {"Future", "ThreadPoolExecutor"}  # of concurrent.futures; threads are no worker processes
 PICKLE_WRITER = "autoseg.interop.nnunet_properties"  # nnU-Net keeps the properties of a case in a pickle
 PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -40,7 +40,7 @@ def kill_after_first_epoch(workspace: Workspace, settings: list[str]) -> None:
     run = workspace.run("2d", 0)
     with subprocess.Popen([sys.executable, "-c", SCRIPT, str(workspace.root), *settings]) as process:
         deadline = time.monotonic() + 100
-        while not run.log.is_file() and process.poll() is None and time.monotonic() < deadline:
+        while not run.last.is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.05)  # a few steps into the second epoch
         process.send_signal(signal.SIGKILL)
