@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +24,7 @@ EXIT_SOME_FAILED = 1
 EXIT_WRONG_USE = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
+_INTERRUPT_AGAIN_SECONDS = 2.0
 
 app = typer.Typer(
     name="autoseg",
@@ -67,7 +72,8 @@ def command(name: str, *, group: typer.Typer = app) -> Callable[[Callable[..., N
 def _run(action: Callable[[], None], *, debug: bool) -> int:
     """Do it; every failure becomes one sentence on standard error and an exit code."""
     try:
-        action()
+        with _insistent_interrupts():
+            action()
     except typer.Exit as chosen:
         return chosen.exit_code
     except CasesFailedError as error:
@@ -90,6 +96,30 @@ def _run(action: Callable[[], None], *, debug: bool) -> int:
             errors.print("This is a defect of autoseg. Repeat the command with --debug and report the traceback.")
         return code
     return 0
+
+
+@contextmanager
+def _insistent_interrupts() -> Iterator[None]:
+    """Repeat an interrupt that did not end the block: Python ignores what is raised while it tidies up an object."""
+    if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
+        yield
+        return
+    again: list[threading.Timer] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        timer = threading.Timer(_INTERRUPT_AGAIN_SECONDS, signal.raise_signal, [number])
+        timer.daemon = True
+        timer.start()
+        again.append(timer)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for timer in again:
+            timer.cancel()
 
 
 def _memory_ran_out() -> str:

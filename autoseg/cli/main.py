@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from autoseg.cli import (
     check,
@@ -44,4 +45,7 @@ def main() -> None:
     # On a CPU that others use as well, threads that spin at barriers wait for each other's time slices: measured on
     # two busy cores, a training step takes half as long when they sleep instead. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app(prog_name="autoseg")
+    try:
+        app(prog_name="autoseg")
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: taking the modules apart need not be interrupted
