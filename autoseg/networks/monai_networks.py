@@ -21,9 +21,9 @@ try:
     from monai.networks.nets import mednext as monai_mednext
     from monai.networks.nets import swin_unetr as monai_swin_unetr
 except ImportError as error:
+    _missing = (error.name or "monai").partition(".")[0]
     raise SettingsError(
-        f"swin_unetr and mednext are MONAI's networks, and {error.name or 'MONAI'} is not installed: "
-        "pip install 'autoseg[monai]'"
+        f"swin_unetr and mednext are MONAI's networks, and {_missing} is not installed: pip install 'autoseg[monai]'"
     ) from None
 
 _HEADS = (3, 6, 12, 24)  # attention heads per stage, whatever the width: as published for 24 and 48 features

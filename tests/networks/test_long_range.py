@@ -130,7 +130,7 @@ class Idea:
 IDEAS = {
     "large kernels of uxnet": Idea(build=partial(large_kernels, "uxnet", (8, 16), 2), distance=9, steps=120, rate=0.01),
     "large kernels of unetcnx": Idea(
-        build=partial(large_kernels, "unetcnx", (8, 8), 4), distance=7, steps=120, rate=0.01
+        build=partial(large_kernels, "unetcnx", (12, 12), 4), distance=7, steps=120, rate=0.01
     ),
     "pooled neighborhoods of acc_unet": Idea(build=HancStack, distance=6, steps=150, rate=0.02),
     "dilated cells of scnas": Idea(build=CellStack, distance=6, steps=150, rate=0.02),

@@ -262,8 +262,14 @@ def test_residual_units_equal_monai(ndim: int, num_features: int) -> None:
 def test_the_decoder_equals_monai() -> None:
     from monai.networks.blocks.unetr_block import UnetrUpBlock
 
-    plan = replace(unetcnx(width=4), features=(4, 6), strides=((1,) * 3, (4,) * 3), kernel_sizes=((3,) * 3,) * 2)
-    plan = replace(plan, encoder_blocks=(1, 1), decoder_blocks=(1,))
+    plan = NetworkPlan(
+        name="unetcnx",
+        features=(4, 6),
+        strides=((1,) * 3, (4,) * 3),
+        kernel_sizes=((3,) * 3,) * 2,
+        encoder_blocks=(1, 1),
+        decoder_blocks=(1,),
+    )
     ours = UnetrDecoder(plan, 2)
     theirs = UnetrUpBlock(3, 6, 4, kernel_size=3, upsample_kernel_size=4, norm_name="instance", res_block=True)
     weights = {f"conv_block.{name}": tensor for name, tensor in monai_unit(ours.stages[0][0]).items()}
