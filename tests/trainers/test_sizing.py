@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan
@@ -89,3 +91,23 @@ def test_the_reason_tells_what_was_measured() -> None:
     reason = size_for_budget(make_configuration(), budget=50.0, precisions=("float32",), measure=cost).reason
     assert "8 features, batch 4: 0.023 s" in reason
     assert "planned 32 features, batch 4" in reason
+
+
+def test_a_network_with_fixed_ratios_between_stages_keeps_them() -> None:
+    network = NetworkPlan(
+        name="swin_unetr",
+        features=(48, 48, 96, 192, 384, 768),
+        strides=((1, 1, 1), *((2, 2, 2),) * 5),
+        kernel_sizes=((3, 3, 3),) * 6,
+        encoder_blocks=(1, 2, 2, 2, 2, 1),
+        decoder_blocks=(1,) * 5,
+    )
+    planned = replace(make_configuration(), patch_size=(32, 64, 32), network=network)
+    found = {
+        size_for_budget(planned, budget=budget, precisions=("float32",), measure=cost).configuration.network.features
+        for budget in (0.01, 0.1, 1, 5, 20, 50, 100, 1000)
+    }
+    assert len(found) > 2
+    for features in found:
+        assert features[0] % 12 == 0
+        assert features == tuple(features[0] * ratio for ratio in (1, 1, 2, 4, 8, 16))
