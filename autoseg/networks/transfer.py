@@ -12,7 +12,7 @@ from autoseg.errors import SettingsError
 from autoseg.labels import LabelScheme
 
 SCHEMA_VERSION = 1
-_HEADS = ".seg_layers."  # output layers, in nnU-Net's names and ours
+_HEADS = {"seg_layers", "out", "out_0", "out_blocks"}  # output layers, in nnU-Net's names and ours and in MONAI's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,7 +83,7 @@ def transfer(pretrained: PretrainedWeights, network: nn.Module, labels: LabelSch
         found = pretrained.weights.get(name)
         if found is None:
             random[name] = "not in the file"
-        elif _HEADS in name and not same_outputs:
+        elif _HEADS & set(name.split(".")) and not same_outputs:
             random[name] = "an output layer, for other classes"
         elif found.shape == tensor.shape:
             taken[name] = found

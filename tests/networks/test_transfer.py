@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from autoseg.errors import SettingsError
 from autoseg.labels import LabelScheme
+from autoseg.networks.catalog import network_rules
 from autoseg.networks.factory import build_network
 from autoseg.networks.transfer import PretrainedWeights, spread_channels, transfer
 from autoseg.plan import NetworkPlan
+from autoseg.planners.network_planning import plan_network, topology_for
 
 AB = LabelScheme.from_table({"background": 0, "a": 1, "b": 2}, where="test")
 AC = LabelScheme.from_table({"background": 0, "a": 1, "c": 2}, where="test")
@@ -70,6 +72,18 @@ def test_output_layers_of_other_classes_stay_random(labels: LabelScheme) -> None
     after = network.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in heads)
     assert all(torch.equal(after[name], source.state_dict()[name]) for name in report.taken)
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [("acc_unet", {"seg_layers"}), ("scnas", {"seg_layers"}), ("mednext", {"out_0", "out_blocks"})],
+)
+def test_output_layers_are_known_in_every_network(name: str, heads: set[str]) -> None:
+    rules = network_rules(name)
+    plan = plan_network(name, rules, topology_for(rules, (1.0, 1.0), (32, 32)), width=0.01)
+    source, network = (build_network(plan, num_channels=1, num_outputs=3) for _ in range(2))
+    report = transfer(given(source.state_dict()), network, AC)
+    assert {key.partition(".")[0] for key in report.random} == heads
 
 
 def test_every_key_of_both_sides_is_in_the_report() -> None:
