@@ -1,10 +1,11 @@
 """What each network costs beside `unet`: parameters, memory and time of a training step on one small 3D patch.
 
-    python benchmarks/networks.py [--patch 64 64 64] [--networks unet uxnet ...]
+    python benchmarks/networks.py [--patch 32 32 64] [--networks unet uxnet ...]
 
 Every network is planned by its own rules for isotropic voxels, with its published width, and trains in a process of its
 own on the CPU in float32, a batch of two. "Estimated" is what the planner expects to be alive at the peak of a step,
-weights, gradients and AdamW's moments included; "measured" is the growth of the process's resident memory.
+weights, gradients and AdamW's moments included; "measured" is the growth of the process's resident memory. Seconds are
+processor time of one thread, which other work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ BATCH_SIZE = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """One network: its patch, parameters, memory in MiB and seconds of the fastest step."""
+    """One network: its patch, parameters, memory in MiB and processor seconds of the fastest step."""
 
     name: str
     patch: tuple[int, ...]
@@ -35,9 +36,9 @@ class Cost:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--patch", type=int, nargs=3, default=(64, 64, 64))
+    parser.add_argument("--patch", type=int, nargs=3, default=(32, 32, 64))
     parser.add_argument("--networks", nargs="+")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -45,7 +46,10 @@ def main() -> None:
         return
     from autoseg.networks.catalog import RULES
 
-    costs = [in_own_process(name, arguments.patch, arguments.steps) for name in arguments.networks or RULES]
+    costs = []
+    for name in arguments.networks or RULES:
+        costs.append(in_own_process(name, arguments.patch, arguments.steps))
+        print(f"measured {name}", file=sys.stderr, flush=True)
     print_table(costs)
 
 
@@ -67,6 +71,7 @@ def measure(name: str, size: tuple[int, ...], steps: int) -> Cost:
     from autoseg.networks.memory import estimate_memory
     from autoseg.planners.network_planning import plan_network, topology_for
 
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     labels = LabelScheme.from_table({"background": 0, "a": 1, "b": 2}, where="benchmark")
     rules = network_rules(name)
@@ -91,11 +96,11 @@ def measure(name: str, size: tuple[int, ...], steps: int) -> Cost:
     targets = [target[(..., *(slice(None, None, s) for s in stride))] for stride in plan.output_strides]
     seconds = []
     for _ in range(steps):
-        started = time.perf_counter()
+        started = time.process_time()
         optimizer.zero_grad(set_to_none=True)
         criterion(network(images), targets).backward()
         optimizer.step()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     return Cost(
         name=name,
         patch=topology.patch_size,

@@ -125,13 +125,14 @@ class UxBlock(nn.Module):
         self.norm = ChannelNorm(num_features)
         self.expand = convolution(num_features, inner, 1, groups=num_features)
         self.project = convolution(inner, num_features, 1, groups=num_features)
-        self.scale = nn.Parameter(torch.full((num_features,) + (1,) * len(kernel_size), initial_scale))
+        self.scale = nn.Parameter(torch.full((num_features,), initial_scale))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, c, ...) to (b, c, ...)."""
         inner = self.project(F.gelu(self.expand(self.norm(self.depthwise(x)))))
-        out: Tensor = x + self.drop_path(self.scale * inner)
+        scale = self.scale.reshape(-1, *(1,) * (x.ndim - 2))
+        out: Tensor = x + self.drop_path(scale * inner)
         return out
 
 

@@ -186,6 +186,15 @@ def test_taps_show_features(plan: NetworkPlan, network: SegmentationNetwork, ima
     assert all(len(features) == 2 for features in taps.values())
 
 
+def test_the_memory_layout_can_be_changed(network: SegmentationNetwork, images: Tensor) -> None:
+    """Training keeps channels last where that is faster; torch refuses parameters with one axis less than a kernel."""
+    layout = torch.channels_last if images.ndim == 4 else torch.channels_last_3d
+    with torch.no_grad():
+        before = as_list(network.eval()(images))[0]
+        after = as_list(network.to(memory_format=layout)(images))[0]  # type: ignore[call-overload]  # stubs lack 3d
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+
+
 def test_the_plan_survives_its_file(plan: NetworkPlan) -> None:
     assert from_plain(NetworkPlan, to_plain(plan)) == plan
 
