@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 _CAP_GB = 24.0  # more than this makes patches larger than published results needed
 _WITHOUT_GPU_GB = 8.0  # the memory that nnU-Net's reference networks were sized for
@@ -62,19 +60,3 @@ def _smallest_gpu_bytes() -> int:
         return int(answer.stdout.strip().splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return 0
-
-
-def available_memory() -> int:
-    """Bytes of main memory that a program can still get: what is free, or what its control group allows."""
-    free = 8 << 30  # where the system does not say
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        free = int(lines.get("MemAvailable", f"{free >> 10} kB").split()[0]) << 10
-    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdecimal():
-        free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
-    return free

@@ -9,7 +9,7 @@ import os
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Generic, Self, TypeVar
@@ -144,6 +144,48 @@ def read_ahead(work: Callable[[J], R], jobs: Sequence[J], *, ahead: int) -> Iter
             yield job, future.result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # an interrupted command does not wait for a file
+
+
+class WriteBehind(Generic[R]):
+    """Finishes jobs in a thread while the caller goes on; used in a ``with`` block.
+
+    Args:
+        threads: 0 finishes each job at once.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._executor = ThreadPoolExecutor(threads) if threads else None
+        self._waiting: deque[Future[R]] = deque()
+        self._done: deque[R] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+
+    def put(self, job: Callable[[], R]) -> None:
+        """Hand a job over; waits while two are unfinished, so that results do not pile up."""
+        if self._executor is None:
+            self._done.append(job())
+            return
+        if len(self._waiting) >= 2:
+            self._done.append(self._waiting.popleft().result())
+        self._waiting.append(self._executor.submit(job))
+
+    def finished(self) -> Iterator[R]:
+        """Results that are there, in the order of the jobs."""
+        while self._waiting and self._waiting[0].done():
+            self._done.append(self._waiting.popleft().result())
+        while self._done:
+            yield self._done.popleft()
+
+    def rest(self) -> Iterator[R]:
+        """Results of everything that was handed over."""
+        while self._waiting:
+            self._done.append(self._waiting.popleft().result())
+        yield from self.finished()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from autoseg.codec import read_json, write_json
 from autoseg.dataset import DatasetSource
 from autoseg.errors import MissingArtifactError, SettingsError
+from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Plan
 from autoseg.splits import FoldName, SplitRule, fold_dir_name
 
@@ -286,6 +287,14 @@ class Workspace:
                 numbers.append(int(number))
         every: tuple[FoldName, ...] = ("all",) if self.run(configuration, "all").final.is_file() else ()
         return (*sorted(numbers), *every)
+
+    def load_fingerprint(self) -> Fingerprint:
+        """Read fingerprint.json.
+
+        Raises:
+            MissingArtifactError: When nothing was measured, as in workspaces of imported models.
+        """
+        return read_json(Fingerprint, self.fingerprint_path)
 
     def load_plan(self) -> Plan:
         """Read plan.json.

@@ -40,7 +40,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         _make_image(Path(folder) / "image.nii.gz", tuple(arguments.shape))
-        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--child", folder], check=True)  # noqa: S603
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--child", folder], check=True)
         _check(Path(folder), arguments.classes)
 
 

@@ -55,6 +55,10 @@ def ensemble_predict(
     tta: Augmentation = "mirrors",
     max_memory: MaxMemory = None,
     scratch: Scratch = None,
+    zip_path: Annotated[Path | None, typer.Option("--zip", metavar="FILE", help="Also all results in one zip.")] = None,
+    run_lengths: Annotated[
+        Path | None, typer.Option("--run-lengths", metavar="FILE.csv", help="Also the run lengths of every slice.")
+    ] = None,
     part: Annotated[str, typer.Option(metavar="I/N", help="The I-th of N parts of the cases, from 0.")] = "0/1",
     device: Device = "auto",
     workers: Workers = None,
@@ -67,11 +71,19 @@ def ensemble_predict(
     save_uncertainty: Annotated[
         bool, typer.Option("--save-uncertainty", help="Also write where the folds differ; takes twice as long.")
     ] = False,
+    separate_labels: Annotated[
+        bool, typer.Option("--separate-labels", help="Also write one file per label: CASE/LABEL.")
+    ] = False,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Also draw every case over its image.")] = False,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Predict images too that are unlike the training images.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict cases again that are there.")] = False,
 ) -> None:
     """Predict images with the best combination of the trained models."""
     found = find_workspace(directory, workspace)
     from autoseg.inference.predictor import InferenceOptions
+    from autoseg.pipeline.outputs import ExtraOutputs
     from autoseg.pipeline.predict import ensemble_predict as predict
 
     options = InferenceOptions(
@@ -91,6 +103,10 @@ def ensemble_predict(
         require_complete=require_complete,
         save_probabilities=save_probabilities,
         save_uncertainty=save_uncertainty,
+        extras=ExtraOutputs(
+            separate_labels=separate_labels, pictures=pictures, zip_path=zip_path, run_lengths=run_lengths
+        ),
+        unchecked=unchecked,
         overwrite=overwrite,
         part=_parse_part(part),
         device=device,

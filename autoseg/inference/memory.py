@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from autoseg.errors import SettingsError
-from autoseg.hardware import available_memory
 from autoseg.image import Image
 from autoseg.inference.export import SLAB_VALUES
 from autoseg.inference.sliding_window import Tiling
+from autoseg.memory import in_gigabytes, memory_state
 from autoseg.plan import Configuration
 from autoseg.preprocessing.case import target_spacing
 from autoseg.preprocessing.resampling import resampled_shape
@@ -24,7 +24,8 @@ from autoseg.preprocessing.resampling import resampled_shape
 _PROGRAM = 700 << 20  # torch, SimpleITK and a network at rest
 _SLABS_ALIVE = 6  # a slab on the network's grid, its resampled planes, the restored slab, probabilities, and copies
 _SHARE = 0.6  # of what is free now that a prediction may take when nobody says how much
-_GIGABYTE = 1 << 30
+_GIGABYTE = 10**9
+_UNKNOWN = 8 * _GIGABYTE  # available where the system does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,74 @@ class WorkingMemory:
             kind = np.float16 if dtype == torch.float16 else np.float32
             mapped: np.ndarray = np.memmap(file, dtype=kind, mode="r+", shape=shape)
         return torch.from_numpy(mapped)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CasesForecast:
+    """What the largest of several images will need.
+
+    Args:
+        name: Of its file.
+        shape: Its voxels.
+        image_bytes: The image as read, and its segmentation.
+        needs: One per configuration that predicts.
+        max_memory_gb: What the program may take, if somebody said it.
+        scratch: Folder of scratch files.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    image_bytes: int
+    needs: tuple[Forecast, ...]
+    max_memory_gb: float | None
+    scratch: str | None
+
+    @property
+    def arrays(self) -> int:
+        """Bytes of memory without the sums."""
+        return _PROGRAM + self.image_bytes + sum(n.arrays for n in self.needs)
+
+    @property
+    def sums(self) -> int:
+        """Bytes of the sums."""
+        return sum(n.sums for n in self.needs)
+
+    @property
+    def total(self) -> int:
+        """Bytes of everything."""
+        return self.arrays + self.sums
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a second image at the same time would be too much."""
+        return 2 * self.total > self._limit
+
+    @property
+    def in_words(self) -> str:
+        """One sentence."""
+        shape = "x".join(map(str, self.shape))
+        where = "" if self.total <= self._limit else f", of which {in_gigabytes(self.sums)} in scratch files"
+        return f"the largest image, {self.name} ({shape}), will take up to {in_gigabytes(self.total)}{where}"
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything is computed.
+
+        Raises:
+            SettingsError: When the limit or the disk is too small.
+        """
+        working_memory(
+            self.needs,
+            self.image_bytes,
+            max_memory_gb=self.max_memory_gb,
+            scratch=self.scratch,
+            case_id=self.name,
+        )
+
+    @property
+    def _limit(self) -> float:
+        if self.max_memory_gb is not None:
+            return self.max_memory_gb * _GIGABYTE
+        return _usable()
 
 
 def check_space(folder: Path, num_bytes: int) -> None:
@@ -143,7 +212,7 @@ def working_memory(
     """
     arrays = image_bytes + sum(f.arrays for f in forecasts)
     if max_memory_gb is None:
-        left = int(available_memory() * _SHARE) - arrays
+        left = int(_usable()) - arrays
     else:
         left = int(max_memory_gb * _GIGABYTE) - _PROGRAM - arrays
         if left < 0:
@@ -164,11 +233,7 @@ def bytes_of(image: Image) -> int:
     return int(image.array.nbytes + 2 * math.prod(image.geometry.shape))
 
 
-def in_gigabytes(num_bytes: float) -> str:
-    """A size for people.
-
-    Example:
-        >>> in_gigabytes(1536 << 20)
-        '1.5 GB'
-    """
-    return f"{num_bytes / _GIGABYTE:.1f} GB"
+def _usable() -> float:
+    """Bytes that a prediction may take when nobody says how much."""
+    available = memory_state().available
+    return _SHARE * (_UNKNOWN if available is None else available)

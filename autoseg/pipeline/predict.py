@@ -3,91 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from autoseg import __version__
 from autoseg.atomic import remove_leftovers
 from autoseg.codec import digest, write_json
 from autoseg.dataset import Case, find_input, load_dataset
-from autoseg.errors import AutosegError, CasesFailedError, MissingArtifactError, SettingsError
+from autoseg.errors import AutosegError, DatasetError, MissingArtifactError, SettingsError
 from autoseg.evaluation.trust import CaseQuality
 from autoseg.image import Image, read_image, write_image, write_segmentation
-from autoseg.inference.ensemble import Member
 from autoseg.inference.export import PROBABILITIES_ENDING
 from autoseg.inference.predictor import InferenceOptions
 from autoseg.lock import hold
-from autoseg.parallel import read_ahead
-from autoseg.pipeline.predictor import Predictor, choose_models
+from autoseg.parallel import WriteBehind, read_ahead
+from autoseg.pipeline.gate import Findings, InputGate, input_gate
+from autoseg.pipeline.model_choice import choose_models
+from autoseg.pipeline.outputs import ExtraOutputs, output_ending, write_extras, write_tables
+from autoseg.pipeline.prediction_report import CaseTimes, PredictionReport, program_versions
+from autoseg.pipeline.predictor import Predictor, PreparedCase
 from autoseg.plan import Plan
-from autoseg.postprocessing.steps import PostprocessingStep
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.receipt import begin, complete, digest_files, is_intact, standing
 from autoseg.workspace import Workspace
 
 _RECORD = "prediction.json"
 QUALITY_DIR = "quality"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictionReport:
-    """What a prediction run came to, also written to prediction.json.
-
-    Args:
-        version: autoseg's version.
-        output: Folder of the segmentations.
-        members: Configurations, folds and checkpoints that predict.
-        postprocessing: What happens to the segmentations.
-        first_stages: Cascade among the members -> models whose segmentation it starts from.
-        selection: How members and operations were chosen.
-        plan_digest: Digest of the plan.
-        models_digest: Digest of the checkpoint files' sizes and times.
-        options: How windows are placed and summed.
-        predicted: Cases predicted now.
-        kept: Cases that an equal run had predicted already.
-        failures: Case id -> why it could not be predicted.
-        seconds: Wall time.
-    """
-
-    schema_version: int = 1
-    version: str = __version__
-    output: str
-    members: tuple[Member, ...]
-    postprocessing: tuple[PostprocessingStep, ...]
-    selection: str
-    plan_digest: str
-    models_digest: str
-    options: InferenceOptions
-    predicted: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    failures: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    first_stages: dict[str, Member] = field(default_factory=dict)
-
-    def made_with(self) -> tuple[object, ...]:
-        """Everything that decides what a segmentation looks like."""
-        options = self.options.that_decide()
-        return (
-            *(self.version, self.members, self.first_stages, self.postprocessing),
-            *(self.plan_digest, self.models_digest, options),
-        )
-
-    def summary(self) -> str:
-        """One line for people."""
-        kept = f", {len(self.kept)} were there already" if self.kept else ""
-        members = " + ".join(member.describe() for member in self.members)
-        return f"predicted {len(self.predicted)} case(s) with {members} in {self.seconds:.0f} s{kept}; {self.output}"
-
-    def raise_for_failures(self) -> None:
-        """Raise when some cases failed.
-
-        Raises:
-            CasesFailedError: Names each of them and its reason.
-        """
-        if self.failures:
-            raise CasesFailedError(self.failures)
 
 
 def ensemble_predict(
@@ -101,6 +44,8 @@ def ensemble_predict(
     require_complete: bool = False,
     save_probabilities: bool = False,
     save_uncertainty: bool = False,
+    extras: ExtraOutputs = ExtraOutputs(),
+    unchecked: bool = False,
     overwrite: bool = False,
     part: tuple[int, int] = (0, 1),
     device: str = "auto",
@@ -119,10 +64,13 @@ def ensemble_predict(
         require_complete: Refuse when no configuration has all its folds.
         save_probabilities: Also write probabilities.
         save_uncertainty: Also write how much the folds differ in each voxel; every network runs once more.
+        extras: Other files to write.
+        unchecked: Predict images too that are of another kind than the training images.
         overwrite: Predict again what is there, and replace files that autoseg did not write.
         part: (i, n) predicts every n-th case, beginning with the i-th, so that n processes share the work.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        workers: Threads that read images ahead; None takes one, 0 reads when an image is needed.
+        workers: Threads that read and preprocess images ahead; None takes one, and none for images so large that two
+            at once would be short of memory. 0 does one thing after the other.
         progress: Told what happens; None logs.
 
     Raises:
@@ -153,6 +101,8 @@ def ensemble_predict(
         models_digest=choice.files_digest(),
         first_stages=choice.first_stages,
         options=choice.options,
+        checkpoints=choice.checkpoint_digests(),
+        versions=program_versions(),
     )
     name = f"part {part[0]} of {part[1]} of the predictions in {output}"
     with hold(output / ".autoseg" / f"{part[0]}-of-{part[1]}.lock", name, tell=progress.message):
@@ -160,62 +110,136 @@ def ensemble_predict(
         remove_leftovers(output, below=False)
         remove_leftovers(output / ".autoseg")
         kept = set() if overwrite else _finished(output, cases, plan, report, probabilities=save_probabilities)
-        predictor = Predictor(choice)
-        write_json(report, output / _RECORD)
-        predicted, failures = [], dict[str, str]()
         todo = [case for case in cases if case.id not in kept]
-        images_ahead = read_ahead(_read, todo, ahead=1 if workers is None else workers)
-        for case, image in progress.track(images_ahead, total=len(todo), description="predicting"):
-            try:
-                wanted = _Wanted(probabilities=save_probabilities, uncertainty=save_uncertainty)
-                _tell(_predict_case(case, image(), predictor, output, report, wanted), progress)
-                predicted.append(case.id)
-            except AutosegError as error:
-                failures[case.id] = str(error)
+        predictor = Predictor(choice)
+        need = predictor.forecast_cases([case.images[0] for case in todo])
+        if need is not None:
+            progress.message(need.in_words)
+        write_json(report, output / _RECORD)
+        run = _Run(
+            predictor=predictor,
+            gate=None if unchecked or not todo else input_gate(workspace, plan, progress),
+            output=output,
+            report=report,
+            save_probabilities=save_probabilities,
+            save_uncertainty=save_uncertainty,
+            extras=extras,
+        )
+        one_at_a_time = need is not None and need.is_large
+        ahead = (0 if one_at_a_time else 1) if workers is None else workers
+        done = list(run.predict(todo, ahead, progress))
         report = replace(
             report,
-            predicted=tuple(predicted),
+            predicted=tuple(o.case for o in done if not o.failure),
             kept=tuple(sorted(kept)),
-            failures=failures,
+            failures={o.case: o.failure for o in done if o.failure},
+            times={o.case: o.times for o in done if o.times is not None},
+            warnings={o.case: o.warnings for o in done if o.warnings},
             seconds=time.perf_counter() - started,
         )
+        write_tables(extras, output, [c for c in cases if c.id not in report.failures], plan)
         write_json(report, output / _RECORD)
     return report
 
 
-def _read(case: Case) -> Image:
-    return read_image(case.images, frame=case.frame)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What is written besides the segmentation and its quality."""
+class _Outcome:
+    """What became of a case."""
 
-    probabilities: bool
-    uncertainty: bool
+    case: str
+    failure: str = ""
+    times: CaseTimes | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def _predict_case(
-    case: Case, image: Image, predictor: Predictor, output: Path, report: PredictionReport, wanted: _Wanted
-) -> CaseQuality:
-    origin = _origin(case, report)
-    begin(output, case.id, made_from=origin)
-    files = _outputs(case, output, predictor.plan, probabilities=wanted.probabilities)
-    path = files[1] if wanted.probabilities else None
-    segmentation, quality = predictor.judge(image, case_id=case.id, probabilities_path=path)
-    write_segmentation(files[0], segmentation)
-    write_json(quality, output / QUALITY_DIR / f"{case.id}.json")
-    if wanted.uncertainty:
-        differing = predictor.disagreement(image, case_id=case.id)
-        picture = Image(array=differing[None], geometry=image.geometry)
-        write_image(output / f"{case.id}.uncertainty.nii.gz", picture)
-    complete(output, case.id, made_from=origin, files=files)
-    return quality
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Ready:
+    """A case whose networks can run."""
+
+    prepared: PreparedCase
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Run:
+    """One folder of images: the next image is prepared and the last one written while the networks run."""
+
+    predictor: Predictor
+    gate: InputGate | None
+    output: Path
+    report: PredictionReport
+    save_probabilities: bool
+    save_uncertainty: bool
+    extras: ExtraOutputs
+
+    def predict(self, cases: Sequence[Case], ahead: int, progress: Progress) -> Iterator[_Outcome]:
+        """Predict cases; one that fails does not stop the others."""
+        ready = read_ahead(self._prepare, cases, ahead=ahead)
+        with WriteBehind[_Outcome](1 if ahead else 0) as behind:
+            for case, prepared in progress.track(ready, total=len(cases), description="predicting"):
+                behind.put(self._predicted(case, prepared, progress))
+                yield from behind.finished()
+            yield from behind.rest()
+
+    def _prepare(self, case: Case) -> _Ready:
+        started = time.perf_counter()
+        image = read_image(case.images, frame=case.frame)
+        findings = Findings() if self.gate is None else self.gate.examine(image)
+        if findings.refusals:
+            raise DatasetError(
+                f"case {case.id} is unlike the training images: {'; '.join(findings.refusals)}. To predict it "
+                "nevertheless: --unchecked"
+            )
+        prepared = self.predictor.prepare(image, case_id=case.id)
+        return _Ready(prepared=prepared, warnings=findings.warnings, seconds=time.perf_counter() - started)
+
+    def _predicted(self, case: Case, ready: Callable[[], _Ready], progress: Progress) -> Callable[[], _Outcome]:
+        """Run the networks; what is left to do is returned as a function."""
+        try:
+            found = ready()
+            for sentence in found.warnings:
+                progress.message(f"{case.id}: {sentence}")
+            started = time.perf_counter()
+            origin = _origin(case, self.report)
+            begin(self.output, case.id, made_from=origin)
+            files = _outputs(case, self.output, self.predictor.plan, probabilities=self.save_probabilities)
+            path = files[1] if self.save_probabilities else None
+            decided, overlap = self.predictor.decide(found.prepared, probabilities_path=path)
+            if self.save_uncertainty:
+                differing = self.predictor.disagreement(image=found.prepared.image, case_id=case.id)
+                picture = Image(array=differing[None], geometry=found.prepared.image.geometry)
+                write_image(self.output / f"{case.id}.uncertainty.nii.gz", picture)
+        except (AutosegError, MemoryError, OSError) as error:
+            return partial(_failed, case.id, error)
+        image = found.prepared.image
+        seconds = time.perf_counter() - started
+
+        def write() -> _Outcome:
+            try:
+                started = time.perf_counter()
+                final, quality = self.predictor.finish(case.id, decided, overlap, seconds=found.seconds + seconds)
+                write_segmentation(files[0], final)
+                write_json(quality, self.output / QUALITY_DIR / f"{case.id}.json")
+                _tell(quality, progress)
+                more = write_extras(self.extras, self.output, case, image, final, self.predictor.plan)
+                complete(self.output, case.id, made_from=origin, files=[*files, *more])
+            except (AutosegError, MemoryError, OSError) as error:
+                return _failed(case.id, error)
+            times = CaseTimes(prepare=found.seconds, predict=seconds, write=time.perf_counter() - started)
+            return _Outcome(case=case.id, times=times, warnings=found.warnings)
+
+        return write
 
 
 def _tell(quality: CaseQuality, progress: Progress) -> None:
     if quality.flags:
         progress.message(f"look at {quality.case}: {'; '.join(quality.flags)}")
+
+
+def _failed(case_id: str, error: BaseException) -> _Outcome:
+    reason = str(error) if isinstance(error, AutosegError) else f"{type(error).__name__}: {error}"
+    return _Outcome(case=case_id, failure=reason)
 
 
 def _origin(case: Case, report: PredictionReport) -> str:
@@ -225,7 +249,7 @@ def _origin(case: Case, report: PredictionReport) -> str:
 
 def _outputs(case: Case, output: Path, plan: Plan, *, probabilities: bool) -> list[Path]:
     """The segmentation, and the probabilities where they are wanted."""
-    endings = (plan.file_ending, *([PROBABILITIES_ENDING] if probabilities else []))
+    endings = (output_ending(case, plan), *([PROBABILITIES_ENDING] if probabilities else []))
     return [output / f"{case.id}{ending}" for ending in endings]
 
 

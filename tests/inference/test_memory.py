@@ -37,19 +37,19 @@ def test_large_sums_lie_in_a_file_that_nobody_sees(tmp_path: Path, dtype: torch.
 
 
 def test_a_full_disk_is_refused_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1 << 30}))
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**9}))
     with pytest.raises(SettingsError, match=r"need 2\.0 GB of scratch files, .* has 1\.0 GB free"):
-        memory.check_space(tmp_path, 2 << 30)
+        memory.check_space(tmp_path, 2 * 10**9)
 
 
 def test_sums_go_to_disk_only_where_memory_is_short(tmp_path: Path) -> None:
-    needs = [Forecast(arrays=1 << 30, sums=2 << 30)]
+    needs = [Forecast(arrays=10**9, sums=2 * 10**9)]
 
-    def decided(limit: float | None, image_bytes: int = 1 << 30) -> WorkingMemory:
+    def decided(limit: float | None, image_bytes: int = 10**9) -> WorkingMemory:
         return working_memory(needs, image_bytes, max_memory_gb=limit, scratch=str(tmp_path), case_id="a")
 
-    assert decided(8).in_memory >= 2 << 30
-    assert decided(4).in_memory < 2 << 30
+    assert decided(8).in_memory >= 2 * 10**9
+    assert decided(4).in_memory < 2 * 10**9
     assert decided(4).scratch == tmp_path
     with pytest.raises(SettingsError, match=r"case a needs 2\.7 GB of memory .* --max-memory allows 2 GB"):
         decided(2)

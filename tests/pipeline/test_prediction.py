@@ -1,0 +1,295 @@
+"""Folders of images become folders of segmentations: formats, orientations, extra files, bad images, the input gate."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as Picture
+
+from autoseg.codec import write_json
+from autoseg.errors import DatasetError, SettingsError
+from autoseg.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics
+from autoseg.geometry import Geometry, Reorientation
+from autoseg.image import Image, read_image, read_segmentation, write_image
+from autoseg.inference.ensemble import Ensemble, Member
+from autoseg.inference.model import ModelRecord, write_checkpoint
+from autoseg.inference.predictor import InferenceOptions
+from autoseg.inference.run_length import decode_runs, encode_runs
+from autoseg.labels import LabelScheme
+from autoseg.networks.factory import build_network
+from autoseg.pipeline.gate import InputGate
+from autoseg.pipeline.outputs import ExtraOutputs
+from autoseg.pipeline.predict import ensemble_predict
+from autoseg.pipeline.predictor import Predictor
+from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan
+from autoseg.workspace import Workspace
+
+LABELS = LabelScheme.from_table({"background": 0, "liver": 3, "big tumor": 200}, where="test")
+CODES = ["".join(c) for axes in itertools.permutations(("LR", "PA", "SI")) for c in itertools.product(*axes)]
+
+
+def make_workspace(folder: Path, *, ndim: int = 3, ending: str = ".nii.gz", scheme: str = "zscore") -> Workspace:
+    """A workspace that predicts with a network that nobody trained."""
+    workspace = Workspace.create(folder, None)
+    statistics = IntensityStatistics(
+        mean=50, median=50, std=20, min=-100, max=200, percentile_00_5=0, percentile_99_5=100
+    )
+    configuration = Configuration(
+        name="2d" if ndim == 2 else "3d_fullres",
+        data="2d" if ndim == 2 else "3d_fullres",
+        spacing=(1.0,) * ndim,
+        median_shape=(12.0,) * ndim,
+        patch_size=(8,) * ndim,
+        batch_size=2,
+        batch_dice=False,
+        normalization=(NormalizationPlan(scheme=scheme, statistics=statistics if scheme == "ct" else None),),
+        network=NetworkPlan(
+            name="unet",
+            features=(4, 8),
+            strides=((1,) * ndim, (2,) * ndim),
+            kernel_sizes=((3,) * ndim,) * 2,
+            encoder_blocks=(1, 1),
+            decoder_blocks=(1,),
+        ),
+    )
+    plan = Plan(
+        planner="unet",
+        dataset="Dataset001_Test",
+        channels=("CT",),
+        labels=LABELS,
+        file_ending=ending,
+        gpu_memory_gb=8.0,
+        gpu_memory_source="test",
+        orientation="SPL" if ndim == 3 else None,
+        transpose=tuple(range(ndim)),
+        median_spacing=(1.0,) * ndim,
+        median_shape=(12.0,) * ndim,
+        configurations=(configuration,),
+    )
+    write_json(plan, workspace.plan_path)
+    torch.manual_seed(1)
+    network = build_network(configuration.network, num_channels=1, num_outputs=3)
+    record = ModelRecord(
+        configuration=configuration,
+        labels=LABELS,
+        num_channels=1,
+        mirror_axes=(),
+        iterations=0,
+        plan_digest="",
+    )
+    write_checkpoint(workspace.run(configuration.name, 0).final, record=record, weights=network.state_dict())
+    ensemble = Ensemble(members=(Member(configuration=configuration.name, folds=(0,)),), selection="given")
+    write_json(ensemble, workspace.ensemble_path)
+    return workspace
+
+
+def make_image(seed: int = 0, *, shape: tuple[int, ...] = (9, 11, 13), spacing: float = 1.0, **grid: object) -> Image:
+    array = np.random.default_rng(seed).normal(50, 20, (1, *shape)).astype(np.float32)
+    geometry = Geometry(shape=shape, spacing=(spacing,) * len(shape), **grid)  # type: ignore[arg-type]
+    return Image(array=array, geometry=geometry)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return make_workspace(tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for number in range(3):
+        write_image(tmp_path / "images" / f"case{number}_0000.nii.gz", make_image(number))
+    return tmp_path / "images"
+
+
+def predict(workspace: Workspace, images: Path, output: Path, **options: object):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    return ensemble_predict(workspace, images, output, device="cpu", **options)  # type: ignore[arg-type]
+
+
+def test_all_orders_and_directions_of_axes_give_the_same_segmentation(workspace: Workspace) -> None:
+    predictor = Predictor.load(workspace, device="cpu", options=InferenceOptions(augmentation="none"))
+    image = make_image()
+    expected = predictor.segment(image)
+    assert len(set(CODES)) == 48
+    assert len(expected.values) > 1
+    for code in CODES:
+        turn = Reorientation.between(image.geometry.orientation, code)
+        turned = Image(array=turn.apply(image.array).copy(), geometry=turn.apply_to_geometry(image.geometry))
+        found = predictor.segment(turned)
+        assert found.geometry == turned.geometry
+        np.testing.assert_array_equal(turn.invert(found.array), expected.array, err_msg=code)
+
+
+@pytest.mark.parametrize("angle", [0.2, 0.7])
+def test_oblique_images_keep_their_grid(workspace: Workspace, tmp_path: Path, angle: float) -> None:
+    c, s = float(np.cos(angle)), float(np.sin(angle))
+    grid = {"directions": ((0.0, -s, c), (0.0, c, s), (1.0, 0.0, 0.0)), "origin": (5.0, -7.0, 11.0)}
+    image = make_image(**grid)
+    write_image(tmp_path / "in" / "oblique_0000.nii.gz", image)
+    predict(workspace, tmp_path / "in", tmp_path / "out")
+    found = read_segmentation(tmp_path / "out" / "oblique.nii.gz")
+    assert image.geometry.differences(found.geometry) == []
+    upright = make_image()
+    straight = Predictor.load(workspace, device="cpu").segment(upright)
+    np.testing.assert_array_equal(found.array, straight.array)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".tif"])
+def test_results_come_in_the_format_of_the_images(tmp_path: Path, ending: str) -> None:
+    workspace = make_workspace(tmp_path / "workspace", ending=ending)
+    write_image(tmp_path / "in" / f"a_0000{ending}", make_image())
+    predict(workspace, tmp_path / "in", tmp_path / "out")
+    image = read_image([tmp_path / "in" / f"a_0000{ending}"])
+    found = read_segmentation(tmp_path / "out" / f"a{ending}")
+    assert image.geometry.differences(found.geometry) == []
+    assert set(found.values) <= {0, 3, 200}
+    assert len(found.values) > 1
+
+
+def test_pictures_come_back_as_pictures(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace", ndim=2, ending=".png")
+    (tmp_path / "in").mkdir()
+    values = np.random.default_rng(0).integers(0, 255, (20, 31)).astype(np.uint8)
+    Picture.fromarray(values).save(tmp_path / "in" / "a_0000.png")
+    predict(workspace, tmp_path / "in", tmp_path / "out")
+    with Picture.open(tmp_path / "out" / "a.png") as picture:
+        found = np.asarray(picture)
+    assert found.shape == values.shape
+    assert set(np.unique(found)) <= {0, 3, 200}
+
+
+def test_everything_that_can_be_written(workspace: Workspace, images: Path, tmp_path: Path) -> None:
+    extras = ExtraOutputs(
+        separate_labels=True,
+        pictures=True,
+        zip_path=tmp_path / "upload.zip",
+        run_lengths=tmp_path / "runs.csv",
+    )
+    output = tmp_path / "out"
+    report = predict(workspace, images, output, extras=extras, save_probabilities=True)
+    assert report.predicted == ("case0", "case1", "case2")
+    found = read_segmentation(output / "case1.nii.gz")
+    for name, value in (("liver", 3), ("big_tumor", 200)):
+        mask = read_segmentation(output / "case1" / f"{name}.nii.gz")
+        np.testing.assert_array_equal(mask.array, found.array == value)
+        assert mask.geometry.differences(found.geometry) == []
+    with Picture.open(output / "pictures" / "case2.png") as picture:
+        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+    with zipfile.ZipFile(tmp_path / "upload.zip") as archive:
+        assert archive.namelist() == ["case0.nii.gz", "case1.nii.gz", "case2.nii.gz"]
+        archive.extract("case1.nii.gz", tmp_path / "unpacked")
+    np.testing.assert_array_equal(read_segmentation(tmp_path / "unpacked" / "case1.nii.gz").array, found.array)
+    with (tmp_path / "runs.csv").open() as file:
+        rows = {row["id"]: row["rle"] for row in csv.DictReader(file)}
+    assert len(rows) == 3 * 9
+    for number, plane in enumerate(found.array):
+        np.testing.assert_array_equal(decode_runs(rows[f"case1_{number:04d}"], plane.shape), plane > 0)
+    record = json.loads((output / "prediction.json").read_text())
+    assert record["checkpoints"].keys() == {"results/3d_fullres/fold0/checkpoint_final.pt"}
+    assert set(record["times"]["case0"]) == {"prepare", "predict", "write"}
+    assert record["versions"]["torch"] == torch.__version__
+    again = predict(workspace, images, output, extras=extras, save_probabilities=True)
+    assert again.kept == ("case0", "case1", "case2")
+
+
+@given(data=st.data())
+def test_runs_decode_to_what_was_encoded(data: st.DataObject) -> None:
+    shape = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])))
+    mask = mask.reshape(shape)
+    text = encode_runs(mask)
+    assert (text == "1 0") == (not mask.any())
+    np.testing.assert_array_equal(decode_runs(text, shape), mask)
+    with pytest.raises(DatasetError, match="leaves a slice"):
+        decode_runs(f"{mask.size} 2", shape)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_bad_image_is_reported_and_the_others_are_predicted(
+    workspace: Workspace, images: Path, tmp_path: Path, workers: int
+) -> None:
+    broken = images / "case1_0000.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:200])
+    write_image(images / "case3_0000.nii.gz", make_image(5, spacing=1.5))
+    (tmp_path / "out" / "case3.nii.gz.taken").mkdir(parents=True)
+    report = predict(workspace, images, tmp_path / "out", workers=workers)
+    assert report.predicted == ("case0", "case2", "case3")
+    assert report.failures.keys() == {"case1"}
+    expected = Predictor.load(workspace, device="cpu").segment(make_image(2))
+    np.testing.assert_array_equal(read_segmentation(tmp_path / "out" / "case2.nii.gz").array, expected.array)
+
+
+def test_memory_is_forecast_and_a_limit_that_cannot_be_kept_is_refused_first(
+    workspace: Workspace, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+
+    class Listener:
+        def message(self, text: str) -> None:
+            said.append(text)
+
+        def track(self, items, *, total: int, description: str):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG002
+            yield from items
+
+    predict(workspace, images, tmp_path / "out", progress=Listener())
+    assert any("the largest image, case0_0000.nii.gz (9x11x13), will take up to" in text for text in said)
+    with pytest.raises(SettingsError, match=r"--max-memory allows 0\.5 GB"):
+        predict(workspace, images, tmp_path / "other", options=InferenceOptions(max_memory_gb=0.5))
+    assert not list((tmp_path / "other").glob("*.nii.gz"))
+
+
+def gate(make: Callable[..., Workspace] = make_workspace, *, folder: Path, scheme: str) -> InputGate:
+    plan = make(folder, scheme=scheme).load_plan()
+    cases = tuple(
+        CaseFingerprint(id=f"c{i}", spacing=(s,) * 3, shape=(9, 11, 13), cropped_shape=(9, 11, 13), orientation="SPL")
+        for i, s in enumerate((1.0, 1.2))
+    )
+    statistics = plan.configurations[0].normalization[0].statistics
+    return InputGate(
+        plan=plan,
+        fingerprint=Fingerprint(
+            cases=cases,
+            intensities=(statistics,) if statistics else (),
+            median_relative_size=1.0,
+            orientation="SPL",
+        ),
+    )
+
+
+def test_the_gate_lets_training_like_images_pass_and_names_what_is_foreign(tmp_path: Path) -> None:
+    ct = gate(folder=tmp_path / "ct", scheme="ct")
+    assert ct.examine(make_image()).warnings == ()
+    assert ct.examine(make_image()).refusals == ()
+    wide = ct.examine(make_image(spacing=3.0))
+    assert len(wide.warnings) == 2  # spacing and field of view
+    assert "spacing is 3 x 3 x 3 mm, the training images' 1 to 1.2" in wide.warnings[0]
+    assert any("spacing" in s for s in ct.examine(make_image(spacing=0.001)).refusals)  # metres taken for millimetres
+    shifted = make_image()
+    shifted = replace(shifted, array=shifted.array + 1000)  # Hounsfield units without their offset
+    assert "none of them like the training foreground's" in ct.examine(shifted).refusals[0]
+    flat = replace(shifted, array=np.full_like(shifted.array, 7))
+    assert "every voxel of CT has the intensity 7" in ct.examine(flat).refusals[0]
+    mr = gate(folder=tmp_path / "mr", scheme="zscore")
+    assert mr.examine(shifted).refusals == ()  # intensities of an MRI mean nothing by themselves
+
+
+def test_foreign_images_are_refused_unless_the_user_insists(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace", scheme="ct")
+    write_json(gate(folder=tmp_path / "gate", scheme="ct").fingerprint, workspace.fingerprint_path)
+    for name, spacing in (("good", 1.0), ("tiny", 0.1), ("wide", 3.0)):
+        write_image(tmp_path / "in" / f"{name}_0000.nii.gz", make_image(spacing=spacing))
+    report = predict(workspace, tmp_path / "in", tmp_path / "out")
+    assert report.predicted == ("good", "wide")
+    assert "--unchecked" in report.failures["tiny"]
+    assert report.warnings.keys() == {"wide"}
+    assert predict(workspace, tmp_path / "in", tmp_path / "all", unchecked=True).failures == {}
