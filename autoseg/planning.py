@@ -36,6 +36,21 @@ class IntensityRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRequest:
+    """A network that the user wants planned.
+
+    Args:
+        name: In the network registry.
+        label: What its configurations' names end in, after "@".
+        options: Options of the network, ``name=value`` each.
+    """
+
+    name: str
+    label: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannerBudget:
     """What a planner may spend, and what the user fixed.
 
@@ -44,12 +59,14 @@ class PlannerBudget:
         gpu_memory_source: Where the figure came from, for the plan.
         spacing: Full-resolution target spacing (z, y, x) in mm, instead of the planner's choice.
         intensities: What is asked of channels, in the order in which it was asked; later ones win.
+        network: Network to plan, instead of the planner's own.
     """
 
     gpu_memory_gb: float | None = None
     gpu_memory_source: str = "planner preset"
     spacing: tuple[float, ...] | None = None
     intensities: tuple[IntensityRequest, ...] = ()
+    network: NetworkRequest | None = None
 
 
 class Planner(Protocol):

@@ -13,6 +13,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Configuration, Plan
 from autoseg.planners import reasons
 from autoseg.planners.budget import SMALLEST_BATCH, Sizer, Sizing
+from autoseg.planners.network_sizing import NetworkSizer
 from autoseg.planners.normalization import NormalizationChoice, choose_normalization
 from autoseg.planners.preset import PlannerPreset
 from autoseg.planners.resolutions import Resolutions, choose_resolutions
@@ -48,6 +49,16 @@ class PresetPlanner:
         resolutions = choose_resolutions(grid, sizer, num_cases=dataset.declared_count)
         maker = _ConfigurationMaker(sizer=sizer, grid=grid, normalization=normalization)
         configurations = maker.make_all(resolutions)
+        if budget.network is not None:
+            network_sizer = NetworkSizer(
+                request=budget.network,
+                preset=self.preset,
+                memory_gb=memory_gb,
+                num_channels=len(dataset.channels),
+                labels=dataset.labels,
+                case_voxels=grid.num_voxels,
+            )
+            configurations = network_sizer.plan_all(configurations, num_cases=dataset.declared_count)
         return Plan(
             planner=self.preset.name,
             dataset=dataset.name,

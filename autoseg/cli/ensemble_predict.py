@@ -10,7 +10,7 @@ import typer
 
 from autoseg.cli.app import command
 from autoseg.cli.console import ConsoleProgress, output
-from autoseg.cli.options import Device, Directory, Workers, WorkspaceDir, find_workspace
+from autoseg.cli.options import Device, Directory, Network, Workers, WorkspaceDir, accept_network, find_workspace
 from autoseg.errors import SettingsError
 
 Input = Annotated[
@@ -60,6 +60,7 @@ def ensemble_predict(
         Path | None, typer.Option("--run-lengths", metavar="FILE.csv", help="Also the run lengths of every slice.")
     ] = None,
     part: Annotated[str, typer.Option(metavar="I/N", help="The I-th of N parts of the cases, from 0.")] = "0/1",
+    network: Network = None,
     device: Device = "auto",
     workers: Workers = None,
     *,
@@ -82,6 +83,7 @@ def ensemble_predict(
 ) -> None:
     """Predict images with the best combination of the trained models."""
     found = find_workspace(directory, workspace)
+    accept_network(network)
     from autoseg.inference.predictor import InferenceOptions
     from autoseg.pipeline.outputs import ExtraOutputs
     from autoseg.pipeline.predict import ensemble_predict as predict

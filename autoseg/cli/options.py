@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,25 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N o
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Worker processes; 0 works in this process.", show_default="auto")
 ]
+
+Network = Annotated[
+    str | None, typer.Option("--network", help="A network by name, or your own: package.module:Class.", metavar="NAME")
+]
+
+
+def accept_network(name: str | None) -> None:
+    """Let this command know a network of the user's own, whose module may lie in the current folder.
+
+    Raises:
+        SettingsError: When there is no such network, or it cannot be imported.
+    """
+    if name is None:
+        return
+    from autoseg.networks.catalog import NETWORKS
+
+    if ":" in name and (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    NETWORKS.accept(name)
 
 
 def find_workspace(directory: Path, workspace: Path | None) -> Workspace:

@@ -19,7 +19,7 @@ from autoseg.cli.dataset_options import (
     Table,
     dataset_source,
 )
-from autoseg.cli.options import Directory, Workers, WorkspaceDir
+from autoseg.cli.options import Directory, Network, Workers, WorkspaceDir, accept_network
 from autoseg.codec import from_plain
 from autoseg.errors import ArtifactError, SettingsError
 from autoseg.splits import SplitRule
@@ -50,6 +50,13 @@ Stratify = Annotated[
     str | None, typer.Option("--stratify", help="domain or labels: give every fold its share of each.")
 ]
 
+NetworkOptions = Annotated[
+    list[str] | None, typer.Option("--network-option", help="An option of that network, name=value; repeatable.")
+]
+Variant = Annotated[
+    str | None, typer.Option("--as", help="End the names of its configurations in @NAME instead of the network's name.")
+]
+
 
 @command("plan-and-preprocess")
 def plan_and_preprocess(
@@ -66,6 +73,9 @@ def plan_and_preprocess(
     gpu_memory: GpuMemory = None,
     spacing: Spacing = None,
     normalization: Normalization = None,
+    network: Network = None,
+    network_option: NetworkOptions = None,
+    variant: Variant = None,
     configurations: Configurations = None,
     folds: Folds = None,
     split_by: SplitBy = None,
@@ -87,12 +97,16 @@ def plan_and_preprocess(
         label_values=label,
         label_map=label_map,
     )
+    accept_network(network)
     found = prepare(
         source,
         workspace=workspace,
         planner=planner,
         gpu_memory_gb=gpu_memory,
         spacing=spacing,
+        network=network,
+        network_options=network_option or (),
+        variant=variant,
         configurations=configurations,
         split=_split_rule(folds, split_by, stratify),
         intensities=normalization or (),
@@ -101,7 +115,8 @@ def plan_and_preprocess(
     )
     plan = found.load_plan()
     print_plan(plan)
-    following = "3d_fullres" if "3d_fullres" in plan.configuration_names else plan.configuration_names[0]
+    wanted = "3d_fullres" if network is None else f"3d_fullres@{variant or network.rpartition(':')[2]}"
+    following = wanted if wanted in plan.configuration_names else plan.configuration_names[0]
     output.print(f"next: autoseg train {following} fold0 -w {found.root}", markup=False, highlight=False)
 
 

@@ -11,7 +11,16 @@ import typer
 
 from autoseg.cli.app import command
 from autoseg.cli.console import ConsoleProgress, messages, output
-from autoseg.cli.options import Device, Directory, Workers, WorkspaceDir, find_workspace, parse_duration
+from autoseg.cli.options import (
+    Device,
+    Directory,
+    Network,
+    Workers,
+    WorkspaceDir,
+    accept_network,
+    find_workspace,
+    parse_duration,
+)
 from autoseg.errors import SettingsError
 from autoseg.ranks import ALONE, Ranks
 from autoseg.workspace import Workspace
@@ -39,6 +48,7 @@ def train(
         Path | None, typer.Option(help="Begin with the weights of this checkpoint, autoseg's or nnU-Net's.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, patches and augmentation.")] = None,
+    network: Network = None,
     device: Device = "auto",
     workers: Workers = None,
     *,
@@ -74,6 +84,7 @@ def train(
     given["deterministic"] = deterministic or None
     given["time_budget"] = None if time_budget is None else parse_duration(time_budget)
     assignments = [*(settings or ()), *_assignments(given)]
+    accept_network(network)
     config = TrainingConfig().with_settings(assignments)
     weights = None if pretrained is None else load_pretrained(pretrained)
     found, progress, ranks = find_workspace(directory, workspace), ConsoleProgress(), started_ranks()

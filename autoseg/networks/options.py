@@ -93,3 +93,57 @@ class MedNeXtOptions:
     """
 
     expansion: Expansion = "small"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MAUNetOptions(UNetOptions):
+    """Of ``maunet``.
+
+    Args:
+        position_attention: Whether the positions of the deepest feature maps attend to each other.
+    """
+
+    position_attention: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UNetPlusPlusOptions:
+    """Of ``unet_plus_plus``.
+
+    Args:
+        downsampling: By a strided convolution as in nnU-Net, or by the maximum.
+        column: Which column predicts; 0 takes the mean of all, smaller ones are faster.
+    """
+
+    downsampling: Literal["stride", "max"] = "stride"
+    column: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScnOptions(UNetOptions):
+    """Of ``scn``.
+
+    Args:
+        refines: The network whose logits are refined.
+        train: "joint" trains both; "frozen" leaves the other network as ``--pretrained`` brought it.
+    """
+
+    refines: str = "unet"
+    train: Literal["joint", "frozen"] = "joint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpineHybridOptions:
+    """Of ``spine_hybrid``; block and link are the rows of its published ablation.
+
+    Args:
+        block: Before every stride: a "ux" block or a residual one.
+        link: What joins encoder and decoder: "hanc", a residual block ("res"), or "none".
+        slice_convolutions: Whether residual blocks see neighboring slices.
+        stem_kernel: Pixels that the first convolution sees along both axes; 27 as published.
+    """
+
+    block: Literal["ux", "res"] = "ux"
+    link: Literal["hanc", "res", "none"] = "hanc"
+    slice_convolutions: bool = True
+    stem_kernel: int = 7

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from autoseg.codec import digest
-from autoseg.errors import PlanError
+from autoseg.codec import digest, to_plain
+from autoseg.errors import PlanError, SettingsError
 from autoseg.fingerprint import Fingerprint
+from autoseg.networks.catalog import NETWORKS
 from autoseg.plan import Configuration, Plan
-from autoseg.planning import PlannerBudget, share_data
+from autoseg.planning import NetworkRequest, PlannerBudget, share_data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +23,43 @@ class MergedPlan:
 
 def stamp(plan: Plan, fingerprint: Fingerprint, budget: PlannerBudget) -> Plan:
     """Note in every configuration what the planner was given, so that a second run knows its own work."""
-    request = digest([plan.planner, plan.channels, plan.labels, fingerprint, budget])
+    given = to_plain(budget)
+    if budget.network is None:
+        del given["network"]  # as the requests of plans are that were made before networks could be chosen
+    request = digest([plan.planner, plan.channels, plan.labels, fingerprint, given])
     return replace(plan, configurations=tuple(replace(c, request=request) for c in plan.configurations))
+
+
+def request_network(name: str | None, options: Sequence[str], label: str | None) -> NetworkRequest | None:
+    """What a planner is asked for.
+
+    Args:
+        name: Name in the network registry, or ``package.module:Class``, which this process then knows.
+        options: ``name=value`` each.
+        label: Ending of the configurations' names; None takes the network's name.
+
+    Raises:
+        SettingsError: When there is no such network, or options come without one.
+    """
+    if name is None:
+        if options or label is not None:
+            raise SettingsError("options and a name of a network need the network: --network unet, for instance")
+        return None
+    label = label or name.rpartition(":")[2]
+    if not label.replace("_", "").replace("-", "").isalnum():
+        raise SettingsError(f"--as {label}: a name of letters, digits, - and _ is needed")
+    NETWORKS.accept(name)
+    return NetworkRequest(name=name, label=label, options=tuple(options))
+
+
+def require_network(plan: Plan, request: NetworkRequest | None) -> None:
+    """Refuse a plan whose planner did not heed the network that was asked for.
+
+    Raises:
+        PlanError: When it planned another one.
+    """
+    if request is not None and any(c.network.name != request.name for c in plan.configurations):
+        raise PlanError(f"the planner {plan.planner} plans its own networks only; leave --network {request.name} out")
 
 
 def merge_plans(known: Plan, fresh: Plan, *, trained: Collection[str]) -> MergedPlan:

@@ -26,7 +26,7 @@ from autoseg.pipeline.folds import settle_folds
 from autoseg.pipeline.forecast import make_forecast, tell_forecast
 from autoseg.pipeline.intensities import parse_intensities, resolve_references
 from autoseg.pipeline.laterality import keep_sides_apart
-from autoseg.pipeline.plans import merge_plans, stamp
+from autoseg.pipeline.plans import merge_plans, request_network, require_network, stamp
 from autoseg.plan import Configuration, Plan
 from autoseg.planning import PLANNERS, Planner, PlannerBudget
 from autoseg.preprocessing.job import PreprocessJob, PreprocessTarget, preprocess_file
@@ -47,6 +47,9 @@ def plan_and_preprocess(
     planner: str = "unet",
     gpu_memory_gb: float | None = None,
     spacing: tuple[float, ...] | None = None,
+    network: str | None = None,
+    network_options: Sequence[str] = (),
+    variant: str | None = None,
     configurations: Sequence[str] | None = None,
     split: SplitRule | None = None,
     intensities: Sequence[str] = (),
@@ -61,6 +64,10 @@ def plan_and_preprocess(
         planner: Name in the planner registry.
         gpu_memory_gb: Memory to size networks for; None looks at the machine.
         spacing: Full-resolution target spacing in mm, axes as stored.
+        network: Name in the network registry, or ``package.module:Class``; adds configurations such as
+            "3d_fullres@maunet" with this network. None takes the planner's own.
+        network_options: Options of that network, ``name=value`` each.
+        variant: What the names of its configurations end in, instead of the network's name.
         configurations: Names to preprocess; None takes all.
         split: How to make folds; None does as before, at first as nnU-Net does, groups kept together.
         intensities: What is asked of channels, such as "CT=window(-42,423)" or "n4+zscore"; see
@@ -80,6 +87,7 @@ def plan_and_preprocess(
     workers = default_workers() if workers is None else workers
     loaded = load_dataset(source)
     chosen = PLANNERS.get(planner, allow_reference=True)()  # before any work: a typo should not cost minutes
+    request = request_network(network, network_options, variant)
     with hold(Workspace(folder).preparation_lock, f"the preparation of {folder}", tell=progress.message):
         remove_leftovers(folder)
         space = Workspace.create(folder, source.root, source=remembered(source, loaded))
@@ -90,6 +98,7 @@ def plan_and_preprocess(
             gpu_memory_source=memory.source,
             spacing=spacing,
             intensities=resolve_references(asked, loaded),
+            network=request,
         )
         with WorkerPool(min(workers, len(loaded.training))) as pool, _closing_kept_cases():
             fingerprint = _check_and_measure(loaded, space, pool, progress)
@@ -197,6 +206,7 @@ def _plan(
 ) -> Plan:
     """Plan, and bring the result into the plan that may be there."""
     plan = stamp(keep_sides_apart(planner.plan(dataset, fingerprint, budget)), fingerprint, budget)
+    require_network(plan, budget.network)
     with hold(space.plan_lock, str(space.plan_path), wait=_PLAN_WAIT_SECONDS, tell=progress.message):
         plan = _merge_with_known(plan, space, progress)
         write_json(plan, space.plan_path)
