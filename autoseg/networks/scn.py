@@ -66,7 +66,8 @@ class SpatialConfiguration(nn.Module):
         pool = functional.avg_pool2d if logits.ndim == 4 else functional.avg_pool3d
         far = self.spatial(pool(local, self.downsampling, ceil_mode=True))
         mode = "bilinear" if logits.ndim == 4 else "trilinear"
-        return logits + local * functional.interpolate(far, logits.shape[2:], mode=mode)
+        refined: Tensor = logits + local * functional.interpolate(far, logits.shape[2:], mode=mode)
+        return refined
 
 
 class RefinedNetwork(SegmentationNetwork):

@@ -49,7 +49,8 @@ class UXBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, f, z, y, x) to the same shape."""
-        return x + self.block(x)
+        out: Tensor = x + self.block(x)
+        return out
 
 
 class ResidualBlock3D(nn.Module):
@@ -62,7 +63,7 @@ class ResidualBlock3D(nn.Module):
         reach: Slices that the second convolution sees, 3 or 1.
     """
 
-    def __init__(self, num_inputs: int, num_features: int, stride: tuple[int, ...], reach: int) -> None:
+    def __init__(self, num_inputs: int, num_features: int, stride: tuple[int, int, int], reach: int) -> None:
         super().__init__()
         self.convs = nn.Sequential(
             nn.Conv3d(num_inputs, num_features, (1, 3, 3), stride, padding=(0, 1, 1)),
@@ -98,10 +99,13 @@ class HierarchicalLink(nn.Module):
         wide = self.widen(x)
         maps = [conv(wide) for conv in self.convs]
         for n in _REACHES:
-            window, padding = (n, 3, 3), (n // 2, 1, 1)
+            # Pooling windows are cut to the image: torch refuses longer ones.
+            window = tuple(min(w, (edge - 1) // 2 * 2 + 1) for w, edge in zip((n, 3, 3), x.shape[2:], strict=True))
+            padding = tuple(w // 2 for w in window)
             maps.append(functional.max_pool3d(wide, window, 1, padding))
             maps.append(functional.avg_pool3d(wide, window, 1, padding, count_include_pad=False))
-        return (self.join(torch.cat(maps, dim=1)) + x) / math.sqrt(2)
+        out: Tensor = (self.join(torch.cat(maps, dim=1)) + x) / math.sqrt(2)
+        return out
 
 
 class UpBlock(nn.Module):
