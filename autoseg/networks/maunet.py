@@ -21,8 +21,9 @@ class MAUNet(UNet):
     """
 
     def __init__(self, network: NetworkPlan, *, num_channels: int, num_outputs: int) -> None:
-        attends = read_options(network, MAUNetOptions).position_attention
+        options = read_options(network, MAUNetOptions)
         bottleneck: nn.Module | None = None
-        if attends:
+        if options.position_attention:
             bottleneck = PositionAttention(network.features[-1], len(network.strides[0]))
-        super().__init__(ResidualEncoder(network, num_channels), network, num_outputs, bottleneck=bottleneck)
+        encoder = ResidualEncoder(network, num_channels)
+        super().__init__(encoder, network, num_outputs, options=options, bottleneck=bottleneck)

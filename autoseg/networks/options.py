@@ -120,7 +120,7 @@ class UNetPlusPlusOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScnOptions(UNetOptions):
+class ScnOptions:
     """Of ``scn``.
 
     Args:

@@ -110,13 +110,14 @@ class Decoder(nn.Module):
     Args:
         network: Topology.
         num_outputs: Channels of the output.
+        options: Which layers have a bias.
     """
 
-    def __init__(self, network: NetworkPlan, num_outputs: int) -> None:
+    def __init__(self, network: NetworkPlan, num_outputs: int, options: UNetOptions) -> None:
         super().__init__()
         ndim = len(network.strides[0])
         ones = (1,) * ndim
-        style, options = BlockStyle.of(network), read_options(network, UNetOptions)
+        style = BlockStyle.of(network)
         self.num_supervised = len(replace(network, deep_supervision=True).output_strides)
         stages, transposed, heads, gates = [], [], [], []
         # Lowest resolution first, as features travel.
@@ -178,16 +179,23 @@ class UNet(SegmentationNetwork):
         encoder: Maps an image to feature maps, highest resolution first.
         network: Topology, the same as the encoder's.
         num_outputs: Channels of the output.
+        options: Which layers have a bias; None reads them from the plan.
         bottleneck: What the deepest feature maps pass through before the decoder; None for nothing.
     """
 
     def __init__(
-        self, encoder: nn.Module, network: NetworkPlan, num_outputs: int, *, bottleneck: nn.Module | None = None
+        self,
+        encoder: nn.Module,
+        network: NetworkPlan,
+        num_outputs: int,
+        *,
+        options: UNetOptions | None = None,
+        bottleneck: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.bottleneck = bottleneck or nn.Identity()
-        self.decoder = Decoder(network, num_outputs)
+        self.decoder = Decoder(network, num_outputs, options or read_options(network, UNetOptions))
         self.deep_supervision = network.deep_supervision
         initialize_weights(self)
 
