@@ -92,6 +92,7 @@ def train(
         if fold is not None or not ranks.is_alone:
             raise SettingsError("--engine trains every missing fold; leave out FOLD, and do not start it with torchrun")
         options = _words(assignments, variant=variant, device=device, workers=workers, pretrained=pretrained)
+        options += [] if network is None else ["--network", network]
         needs = _needs(gpus_per_job, cpus_per_job, slurm or ())
         _train_elsewhere(engine, found, configuration, options, needs, variant, progress)
         return
