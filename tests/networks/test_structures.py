@@ -97,7 +97,7 @@ def test_nested_network_equals_monais(ndim: int) -> None:
         if rest.startswith("upsample.deconv"):
             weights[name] = own[f"upsamplings.{i}_{j}.{rest.rpartition('.')[2]}"]
             continue
-        number, kind = rest.split("conv_")[1][0], ("conv" if ".adn." not in rest else "norm")
+        number, kind = rest.split("conv_")[1][0], ("conv" if ".conv." in rest else "norm")
         inner = "1." if j == "0" and i != "0" else ""  # after the pooling
         weights[name] = own[f"nodes.{i}_{j}.{inner}convs.{number}.{kind}.{rest.rpartition('.')[2]}"]
         assert weights[name].shape == tensor.shape

@@ -82,7 +82,7 @@ def test_options_reach_the_plan(plan_for: Callable[..., Plan]) -> None:
         ("norm", "write it as name=value"),
         ("norm=batches", "must be one of"),
         ("dropout=2", "below 1"),
-        ("widht=3", "no option 'widht'"),
+        ("norms=3", "no option 'norms'"),
         ("head_bias=maybe", "must be true or false"),
     ],
 )
