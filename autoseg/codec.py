@@ -103,11 +103,33 @@ def read_json(kind: type[T], path: Path, *, may_be_edited: bool = False) -> T:
     intact = _unseal(data)
     artifact = decode_artifact(kind, data, source=str(path))  # first: it says more about what is wrong
     if not (intact or may_be_edited):
-        raise ArtifactError(
-            f"{path} is not as autoseg wrote it: its content does not fit its {_SEAL} (if you edited it, remove that "
-            "line to vouch for the edit)"
-        )
+        raise _altered(path)
     return artifact
+
+
+def write_sealed(plain: dict[str, Any], path: Path) -> None:
+    """Write the plain form of an artifact that is not its dataclass, with its digest; atomically."""
+    write_json({**plain, _SEAL: digest(plain)}, path)
+
+
+def read_sealed(path: Path) -> Any:  # noqa: ANN401 - JSON is dynamically typed
+    """Parse what :func:`write_sealed` wrote, for :func:`decode_artifact`.
+
+    Raises:
+        MissingArtifactError: When there is no such file.
+        ArtifactError: When it is not JSON, or was altered.
+    """
+    data = read_plain(path)
+    if not _unseal(data):
+        raise _altered(path)
+    return data
+
+
+def _altered(path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is not as autoseg wrote it: its content does not fit its {_SEAL} (if you edited it, remove that "
+        "line to vouch for the edit)"
+    )
 
 
 def is_as_written(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.atomic import atomic_path
-from autoseg.codec import decode_artifact, read_plain, to_plain, write_json
+from autoseg.codec import decode_artifact, read_sealed, to_plain, write_sealed
 from autoseg.evaluation.intervals import bootstrap_means
 from autoseg.evaluation.measures import DICE_AND_IOU, Measuring, is_metric
 from autoseg.evaluation.metrics import JointCounts, OverlapCounts
@@ -263,7 +263,7 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
         for name, nothing in (("groups", {}), ("seconds", None)):
             if row[name] == nothing:
                 del row[name]
-    write_json(plain, path)
+    write_sealed(plain, path)
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -273,7 +273,7 @@ def read_evaluation(path: Path) -> Evaluation:
         MissingArtifactError: When there is no such file.
         ArtifactError: When it is something else.
     """
-    plain = read_plain(path)
+    plain = read_sealed(path)
     rows = plain.get("cases") if isinstance(plain, dict) else None
     for row in rows if isinstance(rows, list) else ():
         if isinstance(row, dict):

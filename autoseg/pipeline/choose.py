@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg.codec import digest, read_json, write_json
-from autoseg.dataset import Dataset, load_dataset
+from autoseg.dataset import load_dataset
 from autoseg.errors import ArtifactError, MissingArtifactError
 from autoseg.evaluation.selection import NNUNETS_RULE, Candidate, Rule, SearchRule, Selection, select
 from autoseg.inference.ensemble import Ensemble, Member
@@ -176,9 +176,10 @@ def _select(
     dataset = load_dataset(workspace.dataset_source)
     held_out = candidates[0].segmentations
     references = {case.id: case.label for case in dataset.training if case.id in held_out and case.label is not None}
+    frames = {case.id: case.frame for case in dataset.training}
     calibrates = options.rule == "nested"
     if calibrates:
-        candidates = with_temperatures(candidates, references, plan.labels, progress)
+        candidates = with_temperatures(candidates, references, plan.labels, progress, frames)
     selection = select(
         candidates,
         references,
@@ -186,9 +187,10 @@ def _select(
         rule=options.rule,
         metric=options.metric,
         search=options.search(plan),
-        images=_image_files(dataset),
+        images={case.id: case.images for case in dataset.training},
+        frames=frames,
     )
-    trust = fit_trust_model(selection, candidates, references, plan.labels, progress) if calibrates else None
+    trust = fit_trust_model(selection, candidates, references, plan.labels, progress, frames) if calibrates else None
     if trust is None:
         workspace.trust_path.unlink(missing_ok=True)
     else:
@@ -209,10 +211,6 @@ def _select(
         promised=selection.score,
         promised_interval=selection.nested_interval,
     )
-
-
-def _image_files(dataset: Dataset) -> dict[str, tuple[Path, ...]]:
-    return {case.id: case.images for case in dataset.training}
 
 
 def _score_table(selection: Selection) -> dict[str, float | None]:

@@ -11,15 +11,18 @@ import numpy as np
 from autoseg.evaluation.calibration import fit_temperature, sample_voxels
 from autoseg.evaluation.selection import Candidate, Selection
 from autoseg.evaluation.selection.candidates import Contender, can_be_averaged
-from autoseg.evaluation.selection.table import averaged_probabilities
+from autoseg.evaluation.selection.table import averaged_probabilities, read_reference
 from autoseg.evaluation.trust import ExpectedOverlap, TrustModel, fit_trust, label_facts, label_ranges
-from autoseg.image import read_segmentation
 from autoseg.labels import LabelScheme
 from autoseg.progress import Progress
 
 
 def with_temperatures(
-    candidates: Sequence[Candidate], references: Mapping[str, Path], labels: LabelScheme, progress: Progress
+    candidates: Sequence[Candidate],
+    references: Mapping[str, Path],
+    labels: LabelScheme,
+    progress: Progress,
+    frames: Mapping[str, int | None],
 ) -> list[Candidate]:
     """Fit the temperature of every configuration on its held-out cases.
 
@@ -28,6 +31,7 @@ def with_temperatures(
         references: Case -> reference segmentation.
         labels: What the outputs mean.
         progress: Told how far it is.
+        frames: Case -> point in time of its files, where these hold several.
     """
     fitted = []
     for candidate in candidates:
@@ -39,7 +43,7 @@ def with_temperatures(
         for number, case in enumerate(
             progress.track(references, total=len(references), description=f"calibrating {candidate.name}")
         ):
-            reference = read_segmentation(references[case]).array
+            reference = read_reference(references[case], labels, frames.get(case)).array
             probabilities = averaged_probabilities(alone, case, labels, reference.shape)
             samples.append(sample_voxels(probabilities, reference, labels, seed=number))
         fitted.append(replace(candidate, temperature=round(fit_temperature(samples, labels), 4)))
@@ -52,6 +56,7 @@ def fit_trust_model(
     references: Mapping[str, Path],
     labels: LabelScheme,
     progress: Progress,
+    frames: Mapping[str, int | None],
 ) -> TrustModel | None:
     """Fit what single predictions of the chosen ensemble can be judged by; None without probabilities.
 
@@ -61,6 +66,7 @@ def fit_trust_model(
         references: Case -> reference segmentation.
         labels: What the outputs mean.
         progress: Told how far it is.
+        frames: Case -> point in time of its files, where these hold several.
     """
     by_name = {candidate.name: candidate for candidate in candidates}
     members = tuple(by_name[name] for name in selection.members)
@@ -70,7 +76,7 @@ def fit_trust_model(
     expected: dict[str, float | None] = {}
     facts = []
     for case in progress.track(references, total=len(references), description="learning what to expect"):
-        reference = read_segmentation(references[case])
+        reference = read_reference(references[case], labels, frames.get(case))
         overlap = ExpectedOverlap(labels=labels)
         overlap.add(averaged_probabilities(chosen, case, labels, reference.array.shape))
         expected[case] = overlap.dice

@@ -104,6 +104,7 @@ def select(
     metric: str = "dice",
     search: SearchRule | None = None,
     images: Mapping[str, tuple[Path, ...]] | None = None,
+    frames: Mapping[str, int | None] | None = None,
 ) -> Selection:
     """Choose the best configuration or ensemble, then the postprocessing that helps it.
 
@@ -118,6 +119,7 @@ def select(
         metric: What is maximized: metrics separated by commas, the mean of which counts.
         search: How far the search goes; None takes the rule's own.
         images: Case -> image files, for postprocessing that looks at intensities.
+        frames: Case -> point in time of its files, where these hold several.
 
     Raises:
         SettingsError: When there is no candidate, two share a name, one lacks cases, or labels are unknown.
@@ -137,7 +139,7 @@ def select(
     check_candidates(candidates, references)
     rule_of_search = search or (NNUNETS_RULE if rule == "nnunet" else SearchRule())
     metrics = parse_metrics(metric)
-    table = ScoreTable(references, labels, metrics, images)
+    table = ScoreTable(references, labels, metrics, images, frames)
     cases = list(references)
     choice = choose(table, candidates, cases, rule_of_search)
     estimate = _Estimate(reason="")

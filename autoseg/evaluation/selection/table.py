@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -68,6 +69,7 @@ class ScoreTable:
         labels: What is scored.
         metrics: What is to be maximized: the mean of these.
         images: Case -> its image files, for postprocessing that looks at intensities.
+        frames: Case -> point in time of its files, where these hold several.
 
     Raises:
         SettingsError: When metrics cannot be averaged.
@@ -80,12 +82,16 @@ class ScoreTable:
         labels: LabelScheme,
         metrics: Sequence[Metric],
         images: Mapping[str, tuple[Path, ...]] | None = None,
+        frames: Mapping[str, int | None] | None = None,
     ) -> None:
         _check_metrics(metrics)
         self.labels = labels
         self.metrics = tuple(metrics)
         self._measuring = Measuring(metrics=(*DICE_AND_IOU.metrics, *metrics))
-        self._references = {case: _Packed(read_segmentation(path)) for case, path in references.items()}
+        self._frames = frames or {}
+        self._references = {
+            case: _Packed(read_reference(path, labels, self._frames.get(case))) for case, path in references.items()
+        }
         self._images = images or {}
         self._segmentations: dict[tuple[str, Steps, str], _Packed] = {}
         self._scores: dict[tuple[str, Steps, str], tuple[CaseScore, ...]] = {}
@@ -154,7 +160,7 @@ class ScoreTable:
 
     def _refined(self, contender: Contender, steps: Steps, case: str) -> Segmentation:
         geometry = self._references[case].geometry
-        image = read_image(self._images[case]) if case in self._images else None
+        image = read_image(self._images[case], frame=self._frames.get(case)) if case in self._images else None
         refined = refine_probabilities(
             steps, self._probabilities(contender, case), self.labels, geometry.spacing, image
         )
@@ -162,6 +168,16 @@ class ScoreTable:
 
     def _probabilities(self, contender: Contender, case: str) -> np.ndarray:
         return averaged_probabilities(contender, case, self.labels, self._references[case].geometry.shape)
+
+
+def read_reference(path: Path, labels: LabelScheme, frame: int | None = None) -> Segmentation:
+    """Read a reference with the values that the labels declare.
+
+    Raises:
+        DatasetError: When it cannot be read.
+    """
+    segmentation = read_segmentation(path, frame=frame)
+    return replace(segmentation, array=labels.without_aliases(segmentation.array))
 
 
 def averaged_probabilities(contender: Contender, case: str, labels: LabelScheme, shape: tuple[int, ...]) -> np.ndarray:
