@@ -290,8 +290,10 @@ def _zip(folder: Path, path: Path) -> None:
 def _checked_manifest(folder: Path, path: Path) -> Manifest:
     """The manifest, if every file is there as it says and no other is."""
     if not (folder / _MANIFEST).is_file():
-        raise ArtifactError(f"{path} is no model of autoseg: it has no {_MANIFEST}; a zip of nnU-Net is imported with "
-                            "autoseg interop import-nnunet")  # fmt: skip
+        raise ArtifactError(
+            f"{path} is no complete model of autoseg: it has no {_MANIFEST}; a zip of nnU-Net is imported with "
+            "autoseg interop import-nnunet"
+        )
     manifest = read_json(Manifest, folder / _MANIFEST)
     if manifest.kind != "autoseg model":
         raise ArtifactError(f"{path} is {manifest.kind!r}, not a model of autoseg")
