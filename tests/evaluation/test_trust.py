@@ -70,6 +70,14 @@ class TestTemperature:
         assert np.array_equal(LABELS.segmentation(calibrated), LABELS.segmentation(sample))
         np.testing.assert_allclose(calibrated.sum(axis=0), 1, atol=1e-5)
 
+    def test_logits_are_divided_by_it(self) -> None:
+        logits = np.random.default_rng(5).normal(0, 1, (3, 50))
+        p, expected = (np.exp(z) / np.exp(z).sum(axis=0) for z in (logits, logits / 2.5))
+        np.testing.assert_allclose(with_temperature(p.astype(np.float32), 2.5, LABELS), expected, atol=1e-5)
+        single = 1 / (1 + np.exp(-logits[:2]))
+        halved = 1 / (1 + np.exp(-logits[:2] / 2))
+        np.testing.assert_allclose(with_temperature(single.astype(np.float32), 2, REGIONS), halved, atol=1e-5)
+
     def test_one_and_nothing_change_nothing(self) -> None:
         probabilities, _ = drawn(3, (2, 3, 4))
         assert with_temperature(probabilities, 1, LABELS) is probabilities
