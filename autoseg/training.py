@@ -75,6 +75,8 @@ class TrainingJob:
         previous: In a cascade, case id -> file of the previous stage's segmentation of that case, made by a model
             that was not trained on it.
         pretrained: Weights to begin with; ``config.pretrained`` is their identity.
+        completed: Case id -> file of a segmentation that an earlier model completed; trained on instead of the
+            annotated one.
         case_weights: Case id -> how often it is drawn in proportion to the others; None draws all alike.
         ranks: The processes that train the fold together, which the caller has connected; see :mod:`autoseg.ranks`.
     """
@@ -91,6 +93,7 @@ class TrainingJob:
     workers: int
     previous: dict[str, Path] = field(default_factory=dict)
     pretrained: PretrainedWeights | None = None
+    completed: dict[str, Path] = field(default_factory=dict)
     case_weights: dict[str, float] | None = None
     ranks: Ranks = ALONE
 

@@ -30,7 +30,7 @@ _LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     ),
     (("seed", "cooldown"), lambda value: value >= 0, "not be negative"),
     (
-        ("foreground_share", "cases_per_epoch", "window_image_share", "window_foreground_share"),
+        ("foreground_share", "cases_per_epoch", "window_image_share", "window_foreground_share", "pseudo_confidence"),
         lambda value: 0 <= value <= 1,
         "lie between 0 and 1",
     ),
@@ -86,6 +86,9 @@ class TrainingConfig:
         window_tries: After so many windows the last one is taken.
         case_weights: How often cases are drawn: all "equal", by the share that is "annotated" (not ignored), or by
             the column weight of the dataset's "table".
+        pseudo_labels: Configuration, perhaps a variant, whose model of the same fold labels what is not annotated in
+            the training cases: ignored voxels, and foreground that is missing by the table's column annotated.
+        pseudo_confidence: Least probability with which it may label an ignored voxel.
         augmentation: Random variation of patches: all of nnU-Net's, "light" (rotation, zoom, brightness, contrast,
             mirroring), or "none", which does not mirror either.
         mirroring: Axes of the patch that are mirrored in training and prediction: "all" that the plan allows, "none",
@@ -131,6 +134,8 @@ class TrainingConfig:
     window_foreground_share: float = 0.0
     window_tries: int = 10
     case_weights: CaseWeights = "equal"
+    pseudo_labels: str | None = None
+    pseudo_confidence: float = 0.9
     augmentation: Augmentation = "nnunet"
     mirroring: str = "all"
     seed: int = 0

@@ -88,6 +88,11 @@ class RunPaths:
         return self.root / "validation"
 
     @property
+    def pseudo_labels(self) -> Path:
+        """Segmentations of training cases that an earlier model completed."""
+        return self.root / "pseudo_labels"
+
+    @property
     def scores(self) -> Path:
         """Scores of the held-out cases; written last, so its presence means the fold is complete."""
         return self.validation / "scores.json"

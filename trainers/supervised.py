@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from autoseg.codec import digest, write_json
 from autoseg.communication import value_of_first
+from autoseg.data.completed import CompletedStore
 from autoseg.data.loading import Batch, make_loader
 from autoseg.data.watched import deaths_told
 from autoseg.errors import SettingsError
@@ -291,8 +292,9 @@ class _Run:
         stride: int = 1,
     ) -> DataLoader[Batch]:
         on_gpu = self.stepper.device.type == "cuda"
+        store = CaseStore(self.job.preprocessed_dir)
         return make_loader(
-            CaseStore(self.job.preprocessed_dir),
+            CompletedStore(store, self.job.completed) if augment else store,
             case_ids,
             self.record.configuration,
             self.job.plan.labels,

@@ -26,7 +26,8 @@ Labels = Annotated[
 Table = Annotated[
     Path | None,
     typer.Option(
-        "--table", help="CSV file: columns case, image, label; also group, domain, phase, view, split, weight."
+        "--table",
+        help="CSV file: columns case, image, label; also group, domain, phase, view, split, weight, ...",
     ),
 ]
 ChannelNames = Annotated[

@@ -21,6 +21,7 @@ class Case:
         phase: Point in time, such as "ED" in cardiac images, for reports.
         view: Direction of view, for reports.
         frame: Which point in time of 4D files is meant, from 0; None takes 4D files as channels.
+        annotated: Share of its foreground that was annotated; the rest is wrongly background.
         weight: How often it is drawn in training, in proportion to the others, where that is asked for.
     """
 
@@ -32,6 +33,7 @@ class Case:
     phase: str | None = None
     view: str | None = None
     frame: int | None = None
+    annotated: float = 1.0
     weight: float = 1.0
 
 

@@ -15,14 +15,14 @@ from autoseg.errors import DatasetError
 
 _TEST = ("test", "ts")
 _TRAINING = ("train", "training", "tr", "")
-_KNOWN = ("case", "image", "label", "group", "domain", "phase", "view", "split", "weight", "frame")
+_KNOWN = ("case", "image", "label", "group", "domain", "phase", "view", "split", "weight", "annotated", "frame")
 
 
 def load_table(source: DatasetSource, path: Path) -> Dataset:
     """Load a dataset from a table with the columns case, image (or image_<channel> each) and label.
 
-    The columns group, domain, phase, view, weight, frame and split (train or test) may be there; rows without label are
-    cases to predict. ``frame`` picks a point in time of 4D files, from 0, such as end diastole. Paths are relative to
+    The columns group, domain, phase, view, weight, annotated, frame and split (train or test) may be there; rows without
+    label are cases to predict. ``frame`` picks a point in time of 4D files, from 0, such as end diastole. Paths are relative to
     the table's folder.
 
     Args:
@@ -84,6 +84,7 @@ def _case(row: dict[str, str], image_columns: Sequence[str], path: Path, line: i
         phase=row.get("phase") or None,
         view=row.get("view") or None,
         frame=_frame(row.get("frame", ""), path, line),
+        annotated=_annotated(row.get("annotated", ""), path, line),
         weight=_weight(row.get("weight", ""), path, line),
     )
 
@@ -95,10 +96,22 @@ def _frame(text: str, path: Path, line: int) -> int | None:
 
 
 def _weight(text: str, path: Path, line: int) -> float:
-    try:
-        weight = float(text or 1)
-    except ValueError:
-        weight = math.nan
+    weight = _number(text)
     if not 0 <= weight < math.inf:
         raise DatasetError(f"{path}, line {line}: weight must be a number that is not negative, found {text!r}")
     return weight
+
+
+def _annotated(text: str, path: Path, line: int) -> float:
+    share = _number(text)
+    if not 0 < share <= 1:
+        raise DatasetError(f"{path}, line {line}: annotated must lie above 0 and not above 1, found {text!r}")
+    return share
+
+
+def _number(text: str) -> float:
+    """A number, 1 where nothing is written, NaN where it is no number."""
+    try:
+        return float(text or 1)
+    except ValueError:
+        return math.nan

@@ -18,7 +18,8 @@ def weigh_cases(
     """Weights of cases; None when all are drawn alike.
 
     Args:
-        rule: "equal", "annotated" by the share of voxels that are not ignored, "table" by its column weight.
+        rule: "equal", "annotated" by the share of voxels that are not ignored and of the foreground that
+            was drawn, "table" by its column weight.
         cases: Cases to train on.
         workspace: Knows the dataset.
         store: Their preprocessed segmentations.
@@ -26,7 +27,8 @@ def weigh_cases(
     """
     if rule == "equal":
         return None
+    declared = {case.id: case for case in load_dataset(workspace.dataset_source).training}
+    known = [case for case in cases if case in declared]
     if rule == "annotated":
-        return {case: annotated_share(store.open(case), labels) for case in cases}
-    declared = {case.id: case.weight for case in load_dataset(workspace.dataset_source).training}
-    return {case: declared[case] for case in cases if case in declared}
+        return {case: annotated_share(store.open(case), labels) * declared[case].annotated for case in known}
+    return {case: declared[case].weight for case in known}

@@ -19,6 +19,7 @@ from autoseg.pipeline.cascade import find_previous
 from autoseg.pipeline.case_weights import weigh_cases
 from autoseg.pipeline.held_out import is_scored, predict_held_out
 from autoseg.pipeline.jobs import Engine, FoldJob, follow, hindrance, with_dependencies
+from autoseg.pipeline.pseudo_labels import completed_cases, label_unannotated
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.store import CaseStore, verify_cases
 from autoseg.progress import LoggingProgress, Progress, SilentProgress
@@ -136,7 +137,9 @@ def _train_and_score(
         remove_leftovers(job.run.root)
         if not job.run.final.is_file():
             verify_cases(job.preprocessed_dir, [*job.fold.train, *job.fold.val])
+        label_unannotated(workspace, job, progress)
     wait(job.ranks)
+    job = replace(job, completed=completed_cases(job))
     trainer = TRAINERS.get(job.config.trainer, allow_reference=True)()
     fitted = trainer.fit(job, progress)
     wait(job.ranks)  # for the checkpoints, which the first one writes
