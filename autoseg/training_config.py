@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from autoseg.assignments import parse_assignments
+from autoseg.augmentation.recipe import parse_recipe
 from autoseg.errors import SettingsError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -16,7 +17,6 @@ ScheduleName = Literal["poly", "cosine", "step", "exponential", "plateau", "one_
 Sampling = Literal["case", "class", "probabilistic", "pos_neg", "windows"]
 CaseWeights = Literal["equal", "annotated", "table"]
 Compilation = Literal["auto", "true", "false"]
-Augmentation = Literal["nnunet", "light", "none"]
 
 _LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
@@ -89,8 +89,9 @@ class TrainingConfig:
         pseudo_labels: Configuration, perhaps a variant, whose model of the same fold labels what is not annotated in
             the training cases: ignored voxels, and foreground that is missing by the table's column annotated.
         pseudo_confidence: Least probability with which it may label an ignored voxel.
-        augmentation: Random variation of patches: all of nnU-Net's, "light" (rotation, zoom, brightness, contrast,
-            mirroring), or "none", which does not mirror either.
+        augmentation: Random variation of patches: "nnunet"; "light" (rotation, zoom, brightness, contrast, mirroring);
+            "strong" (twice as often, at most every second patch, with shifts and elastic bending); or "none", which
+            does not mirror either. Steps may be added and taken away: "nnunet-blur", "none+rotation+mirror".
         mirroring: Axes of the patch that are mirrored in training and prediction: "all" that the plan allows, "none",
             or numbers such as "0,1".
         seed: Seed of weights, patch choice and augmentation.
@@ -136,7 +137,7 @@ class TrainingConfig:
     case_weights: CaseWeights = "equal"
     pseudo_labels: str | None = None
     pseudo_confidence: float = 0.9
-    augmentation: Augmentation = "nnunet"
+    augmentation: str = "nnunet"
     mirroring: str = "all"
     seed: int = 0
     precision: Precision = "auto"
@@ -156,6 +157,7 @@ class TrainingConfig:
                     raise ValueError(f"{name} must {words}, got {value}")
         if self.volume_patience is not None and self.volume_every is None:
             raise ValueError("volume_patience counts validations over whole volumes: set volume_every too")
+        parse_recipe(self.augmentation)
         if re.fullmatch(r"all|none|[012](,[012])*", self.mirroring) is None:
             raise ValueError(f"mirroring must be all, none or axes such as 0,1, got {self.mirroring!r}")
 
@@ -169,7 +171,7 @@ class TrainingConfig:
         Raises:
             SettingsError: When the patch has no such axis.
         """
-        if self.mirroring == "none" or self.augmentation == "none":
+        if self.mirroring == "none" or not parse_recipe(self.augmentation).chance("mirror"):
             return ()
         if self.mirroring == "all":
             return tuple(range(ndim)) if allowed is None else allowed

@@ -64,7 +64,8 @@ WRONG = [
     ("time_budget=-5", "time_budget must be positive, got -5.0"),
     ("optimizer=adamm", "--set optimizer=adamm: optimizer must be one of 'auto', 'sgd', 'adam', 'adamw'"),
     ("schedule=linear", "--set schedule=linear: schedule must be one of 'poly', 'cosine'"),
-    ("augmentation=heavy", "--set augmentation=heavy: augmentation must be one of 'nnunet', 'light', 'none'"),
+    ("augmentation=heavy", "augmentation=heavy: 'heavy' is no strength; known are nnunet, light, strong, none"),
+    ("augmentation=none+rotate", "augmentation=none+rotate: 'rotate' is no step; did you mean rotation?"),
     ("mirroring=0,3", "mirroring must be all, none or axes such as 0,1, got '0,3'"),
     ("patience=0", "patience must be positive, got 0"),
     ("warmup=1", "warmup must lie between 0 and 1, got 1.0"),
@@ -118,6 +119,8 @@ def test_defaults_are_the_references_and_survive_json() -> None:
         ({"mirroring": "2,0"}, 3, (0, 2)),
         ({"augmentation": "none"}, 3, ()),
         ({"augmentation": "light"}, 2, (0, 1)),
+        ({"augmentation": "light-mirror"}, 2, ()),
+        ({"augmentation": "none+mirror"}, 2, (0, 1)),
     ],
 )
 def test_mirrored_axes(changes: dict[str, Any], ndim: int, axes: tuple[int, ...]) -> None:

@@ -5,8 +5,8 @@ The library draws from NumPy's and torch's global random states; whoever calls t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,13 +14,13 @@ from torch import Tensor
 from autoseg.augmentation.patch import is_anisotropic, rotation_range
 from autoseg.augmentation.patch import mirror_axes as all_axes
 from autoseg.augmentation.previous_stage import distort, one_hot
+from autoseg.augmentation.recipe import NNUNET, AugmentationRecipe
 from autoseg.augmentation.targets import make_targets
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration
 
-Strength = Literal["nnunet", "light", "none"]
-
-_LIGHT = ("brightness", "contrast")
+_BENDS = (0.1, 0.3)  # of the patch: width of a bend
+_BENDING = (1.0, 4.0)  # voxels, at most
 
 
 class PatchTransform:
@@ -75,44 +75,50 @@ def build_training_transform(
     configuration: Configuration,
     labels: LabelScheme,
     *,
-    strength: Strength = "nnunet",
+    recipe: AugmentationRecipe = NNUNET,
     mirror_axes: tuple[int, ...] | None = None,
 ) -> PatchTransform:
     """Random transform for patches of :func:`autoseg.augmentation.patch.initial_patch_size`.
 
-    Rotation and zoom, noise, blur, brightness, contrast, low resolution, gamma (twice) and mirroring, with nnU-Net's
-    probabilities and ranges; "light" leaves out noise, blur, low resolution and gamma.
+    Rotation and zoom, noise, blur, brightness, contrast, low resolution, gamma (twice) and mirroring, in nnU-Net's
+    order and with its ranges.
 
     Args:
         configuration: Patch size, normalization and network.
         labels: What is segmented.
-        strength: How much patches are varied.
-        mirror_axes: Axes that are mirrored; None takes all.
+        recipe: Which steps, and how often; the default is nnU-Net's.
+        mirror_axes: Axes that are mirrored, where the recipe mirrors; None takes all.
     """
     from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
     from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
     axes = all_axes(configuration) if mirror_axes is None else mirror_axes
-    intensity = _intensity_steps(configuration, only=_LIGHT if strength == "light" else None)
-    mirror = [MirrorTransform(allowed_axes=axes)] if axes else []
-    steps = [*_spatial_steps(configuration), *intensity, *mirror]
+    mirror = [MirrorTransform(allowed_axes=axes)] if axes and recipe.chance("mirror") else []
+    steps = [*_spatial_steps(configuration, recipe), *_intensity_steps(configuration, recipe), *mirror]
     return PatchTransform(configuration, labels, variation=ComposeTransforms(steps))
 
 
-def _spatial_steps(configuration: Configuration) -> list[Any]:
-    """Rotation and zoom, each of one patch in five; within the planes only where the patch is anisotropic."""
+def _spatial_steps(configuration: Configuration, recipe: AugmentationRecipe) -> list[Any]:
+    """Rotation, zoom, shift and bending; within the planes only where the patch is anisotropic."""
     from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
     from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 
     angle = rotation_range(configuration)
     is_flat = is_anisotropic(configuration)
+    patch = configuration.patch_size[1:] if is_flat else configuration.patch_size
+    shifts = recipe.chance("translation") > 0
     spatial = SpatialTransform(
-        configuration.patch_size[1:] if is_flat else configuration.patch_size,
-        patch_center_dist_from_border=0,
-        random_crop=False,
-        p_rotation=0.2,
+        patch,
+        # Shifted patches stay within what was read.
+        patch_center_dist_from_border=[n / 2 for n in patch] if shifts else 0,
+        random_crop=shifts,
+        p_elastic_deform=recipe.chance("elastic"),
+        elastic_deform_scale=_BENDS,
+        elastic_deform_magnitude=_BENDING,
+        p_synchronize_def_scale_across_axes=1,
+        p_rotation=recipe.chance("rotation"),
         rotation=(-angle, angle),
-        p_scaling=0.2,
+        p_scaling=recipe.chance("scaling"),
         scaling=(0.7, 1.4),
         p_synchronize_scaling_across_axes=1,
         border_mode_seg="constant",
@@ -121,8 +127,8 @@ def _spatial_steps(configuration: Configuration) -> list[Any]:
     return [Convert3DTo2DTransform(), spatial, Convert2DTo3DTransform()] if is_flat else [spatial]
 
 
-def _intensity_steps(configuration: Configuration, *, only: Collection[str] | None) -> list[Any]:
-    """Changes of intensity with their chances, in nnU-Net's order; ``only`` keeps the named ones."""
+def _intensity_steps(configuration: Configuration, recipe: AugmentationRecipe) -> list[Any]:
+    """Changes of intensity with their chances, in nnU-Net's order."""
     from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
     from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
     from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
@@ -155,14 +161,14 @@ def _intensity_steps(configuration: Configuration, *, only: Collection[str] | No
         ignore_axes=(0,) if is_anisotropic(configuration) else None,
         p_per_channel=0.5,
     )
-    chances = [
-        ("noise", noise, 0.1),
-        ("blur", blur, 0.2),
-        ("brightness", brightness, 0.15),
-        ("contrast", contrast, 0.15),
-        ("low resolution", low_resolution, 0.25),
-        ("inverted gamma", gamma(p_invert_image=1), 0.1),
-        ("gamma", gamma(p_invert_image=0), 0.3),
+    steps = [
+        ("noise", noise),
+        ("blur", blur),
+        ("brightness", brightness),
+        ("contrast", contrast),
+        ("low_resolution", low_resolution),
+        ("inverted_gamma", gamma(p_invert_image=1)),
+        ("gamma", gamma(p_invert_image=0)),
     ]
-    kept = [(step, chance) for name, step, chance in chances if only is None or name in only]
-    return [RandomTransform(step, apply_probability=chance) for step, chance in kept]
+    chances = [(step, recipe.chance(name)) for name, step in steps]
+    return [RandomTransform(step, apply_probability=chance) for step, chance in chances if chance]

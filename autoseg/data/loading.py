@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autoseg.augmentation.patch import initial_patch_size
-from autoseg.augmentation.transforms import Strength, build_training_transform, build_validation_transform
+from autoseg.augmentation.recipe import parse_recipe
+from autoseg.augmentation.transforms import build_training_transform, build_validation_transform
 from autoseg.data.policy import PatchChoice, PatchDraws, SamplingPolicy, draw_box
 from autoseg.data.sampling import PatchSource, read_patch
 from autoseg.data.watched import WatchedLoader
@@ -66,7 +67,8 @@ class PatchBatches(Dataset[Batch]):
         sampling: Which patches are drawn.
         seed: Seed of all randomness, not negative.
         previous: In a cascade, case id -> file of the previous stage's segmentation on the same grid.
-        augmentation: How much patches are varied; "none" leaves them as they are.
+        augmentation: How patches are varied, see :func:`autoseg.augmentation.recipe.parse_recipe`; "none" leaves them
+            as they are.
         mirror_axes: Axes that are mirrored; None takes all.
         case_weights: Case id -> how often it is drawn in proportion to the others; None draws all alike.
         patches: Which patches of every batch are made; None makes all.
@@ -86,7 +88,7 @@ class PatchBatches(Dataset[Batch]):
         sampling: SamplingPolicy,
         seed: int,
         previous: Mapping[str, Path] | None = None,
-        augmentation: Strength = "nnunet",
+        augmentation: str = "nnunet",
         mirror_axes: tuple[int, ...] | None = None,
         case_weights: Mapping[str, float] | None = None,
         patches: range | None = None,
@@ -102,11 +104,10 @@ class PatchBatches(Dataset[Batch]):
         self._patches = range(configuration.batch_size) if patches is None else patches
         # Training and validation draw from different streams of the same seed.
         self._entropy = (seed, int(augment))
-        if augment and augmentation != "none":
-            self._patch_size = initial_patch_size(configuration)
-            self._transform = build_training_transform(
-                configuration, labels, strength=augmentation, mirror_axes=mirror_axes
-            )
+        recipe = parse_recipe(augmentation)
+        if augment and recipe.chances:
+            self._patch_size = initial_patch_size(configuration) if recipe.moves_voxels else configuration.patch_size
+            self._transform = build_training_transform(configuration, labels, recipe=recipe, mirror_axes=mirror_axes)
         else:
             self._patch_size = configuration.patch_size
             self._transform = build_validation_transform(configuration, labels)
@@ -215,7 +216,7 @@ def make_loader(
     pin_memory: bool = False,
     start_method: str | None = None,
     previous: Mapping[str, Path] | None = None,
-    augmentation: Strength = "nnunet",
+    augmentation: str = "nnunet",
     mirror_axes: tuple[int, ...] | None = None,
     case_weights: Mapping[str, float] | None = None,
     patches: range | None = None,
@@ -238,7 +239,7 @@ def make_loader(
         pin_memory: Whether batches are put where a GPU can fetch them.
         start_method: How worker processes start, "fork" or "spawn"; None takes the platform's way.
         previous: In a cascade, case id -> file of the previous stage's segmentation on the same grid.
-        augmentation: How much patches are varied where they are; "none" leaves them as they are.
+        augmentation: How patches are varied where they are; "none" leaves them as they are.
         mirror_axes: Axes that are mirrored; None takes all.
         case_weights: Case id -> how often it is drawn in proportion to the others; None draws all alike.
         patches: Which patches of every batch are made, where several processes share it; None makes all.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from autoseg.augmentation.patch import initial_patch_size, mirror_axes, rotation_range
+from autoseg.augmentation.recipe import parse_recipe
 from autoseg.augmentation.transforms import build_training_transform, build_validation_transform
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration
@@ -116,7 +117,7 @@ def test_light_variation_turns_and_changes_brightness_and_contrast_alone(
 ) -> None:
     shape = (6, 8, 6)
     configuration = make_configuration(shape)
-    transform = build_training_transform(configuration, two_labels, strength="light")
+    transform = build_training_transform(configuration, two_labels, recipe=parse_recipe("light"))
     image, segmentation = random_patch(initial_patch_size(configuration))
     expected = center(image, shape).flatten().sort().values
     seed_all(0)
