@@ -88,6 +88,11 @@ class RunPaths:
         return self.root / "validation"
 
     @property
+    def gap(self) -> Path:
+        """Scores of training, held-out and test cases side by side."""
+        return self.root / "gap.json"
+
+    @property
     def pseudo_labels(self) -> Path:
         """Segmentations of training cases that an earlier model completed."""
         return self.root / "pseudo_labels"

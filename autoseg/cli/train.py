@@ -22,6 +22,7 @@ from autoseg.cli.options import (
     parse_duration,
 )
 from autoseg.errors import SettingsError
+from autoseg.presets import preset_settings
 from autoseg.ranks import ALONE, Ranks
 from autoseg.workspace import Workspace
 
@@ -43,6 +44,9 @@ def train(
         str | None, typer.Option(help="Wall time, such as 15m; the schedule and the network are fitted to it.")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting, name=value; repeatable.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Settings of a published system: aicup, mnms2, whole_heart, vessel, spine.")
+    ] = None,
     variant: Annotated[str | None, typer.Option("--as", help="Store the variant as CONFIGURATION@NAME.")] = None,
     pretrained: Annotated[
         Path | None, typer.Option(help="Begin with the weights of this checkpoint, autoseg's or nnU-Net's.")
@@ -85,6 +89,8 @@ def train(
     given["time_budget"] = None if time_budget is None else parse_duration(time_budget)
     assignments = [*(settings or ()), *_assignments(given)]
     accept_network(network)
+    asked = [*(settings or ()), *_assignments(given)]
+    assignments = [*(preset_settings(preset, asked) if preset else ()), *asked]
     config = TrainingConfig().with_settings(assignments)
     weights = None if pretrained is None else load_pretrained(pretrained)
     found, progress, ranks = find_workspace(directory, workspace), ConsoleProgress(), started_ranks()

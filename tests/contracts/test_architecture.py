@@ -24,7 +24,7 @@ LAYERS = (
     (
         *("fingerprint", "plan", "splits", "dataset", "check", "workspace", "parallel", "registry", "progress"),
         *("synthetic", "figures", "history", "hardware", "device", "lock", "receipt", "memory", "workers"),
-        *("ranks", "communication"),
+        *("ranks", "communication", "presets"),
     ),
     ("geometry", "labels", "image", "nifti", "slices", "codec", "assignments", "atomic", "errors"),
 )
