@@ -10,7 +10,7 @@ from autoseg.codec import write_json
 from autoseg.dataset import Case, load_dataset
 from autoseg.device import choose_device
 from autoseg.errors import MissingArtifactError
-from autoseg.evaluation.report import score_case, summarize
+from autoseg.evaluation.report import CaseScore, score_case, summarize
 from autoseg.image import read_image, read_segmentation
 from autoseg.inference.export import decide_labels
 from autoseg.inference.model import TrainedModel, load_model
@@ -157,7 +157,7 @@ def _labelled_test_cases(workspace: Workspace, plan: Plan) -> list[tuple[Case, P
 def _score_images(
     cases: Sequence[tuple[Case, Path]], plan: Plan, model: TrainedModel, options: InferenceOptions, progress: Progress
 ) -> float | None:
-    predictor, scores = ConfigurationPredictor(plan, [model], options), []
+    predictor, scores = ConfigurationPredictor(plan, [model], options), list[CaseScore]()
     for case, path in progress.track(cases, total=len(cases), description="predicting test cases"):
         predicted = decide_labels(predictor.predict(read_image(case.images), case_id=case.id), plan.labels)
         scores += score_case(case.id, read_segmentation(path).array, predicted.array, plan.labels)
