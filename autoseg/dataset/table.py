@@ -21,7 +21,7 @@ _KNOWN = ("case", "image", "label", "group", "domain", "phase", "view", "split",
 def load_table(source: DatasetSource, path: Path) -> Dataset:
     """Load a dataset from a table with the columns case, image (or image_<channel> each) and label.
 
-    The columns group, domain, phase, view, weight, annotated, frame and split (train or test) may be there; rows with no
+    Also known are group, domain, phase, view, weight, annotated, frame and split (train or test); rows without a
     label are cases to predict. ``frame`` picks a point in time of 4D files, from 0, such as end diastole. Paths are
     relative to the table's folder.
 
