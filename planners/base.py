@@ -15,12 +15,13 @@ from autoseg.planners import reasons
 from autoseg.planners.budget import SMALLEST_BATCH, Sizer, Sizing
 from autoseg.planners.network_sizing import NetworkSizer
 from autoseg.planners.normalization import NormalizationChoice, choose_normalization
-from autoseg.planners.preset import PlannerPreset
+from autoseg.planners.preset import DEFAULT_PLANNER, PlannerPreset
 from autoseg.planners.resolutions import Resolutions, choose_resolutions
 from autoseg.planners.spacing import Grid, full_resolution_grid
-from autoseg.planners.wording import millimeters
+from autoseg.planners.wording import counted, millimeters, millions
 from autoseg.planning import PlannerBudget, share_data
 
+_SMALL_DATASET = 30e6  # voxels; the Decathlon's hippocampus has 16 million, ACDC, where large networks gain, 100
 _LARGE_BATCH = 0.1  # of all training voxels; more is worth a note
 
 
@@ -77,6 +78,7 @@ class PresetPlanner:
                 resolutions.note,
                 normalization.mask_note,
                 *_warnings(dataset, fingerprint, grid, configurations),
+                *_smaller_network(self.preset, grid, num_cases=dataset.declared_count),
             ),
         )
 
@@ -151,6 +153,18 @@ class _ConfigurationMaker:
                 "previous_stage": reasons.ALONE,
             },
         )
+
+
+def _smaller_network(preset: PlannerPreset, grid: Grid, *, num_cases: int) -> list[str]:
+    """Propose the plain U-Net where a large one was asked for and the data are too few to fill it."""
+    voxels = grid.num_voxels * num_cases
+    if preset.name == DEFAULT_PLANNER or voxels >= _SMALL_DATASET:
+        return []
+    return [
+        f"The dataset is small: {counted(num_cases, 'case')}, {millions(voxels)} voxels. Proposed: --planner "
+        f"{DEFAULT_PLANNER}. On the Decathlon's hippocampus, as small, the large residual encoder was published to "
+        "take 13 times as long and to lose 0.4 points of Dice."
+    ]
 
 
 def _warnings(

@@ -134,3 +134,21 @@ def test_the_batch_follows_the_declared_number_of_cases(
         plan_of(make_dataset(num_labels=3, num_cases=n), fingerprint).configuration("2d").batch_size for n in (10, 100)
     )
     assert (few, many) == (14, 141)
+
+
+@pytest.mark.parametrize(("num_cases", "proposed"), [(260, True), (2000, False)])
+def test_small_datasets_are_proposed_the_smaller_network(
+    num_cases: int,
+    make_fingerprint: Callable[..., Fingerprint],
+    make_dataset: Callable[..., Dataset],
+    *,
+    proposed: bool,
+) -> None:
+    fingerprint = make_fingerprint([((1.0, 1.0, 1.0), (36, 50, 35))] * 3)
+    dataset = make_dataset(num_labels=3, num_cases=num_cases)
+
+    def notes(planner: str) -> str:
+        return " ".join(PLANNERS.get(planner)().plan(dataset, fingerprint, PlannerBudget()).notes)
+
+    assert ("Proposed: --planner unet" in notes("resenc_l")) is proposed
+    assert "Proposed" not in notes("unet")
