@@ -46,11 +46,10 @@ def main() -> None:
         return
     from autoseg.networks.catalog import RULES
 
-    costs = []
+    print("| network | patch | parameters, million | estimated, MB | measured, MB | s per step |")
+    print("|---|---|---|---|---|---|")
     for name in arguments.networks or RULES:
-        costs.append(in_own_process(name, arguments.patch, arguments.steps))
-        print(f"measured {name}", file=sys.stderr, flush=True)
-    print_table(costs)
+        print(row(in_own_process(name, arguments.patch, arguments.steps)), flush=True)
 
 
 def in_own_process(name: str, patch: tuple[int, ...], steps: int) -> Cost:
@@ -117,16 +116,12 @@ def resident(field: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
-def print_table(costs: list[Cost]) -> None:
-    reference = next((cost for cost in costs if cost.name == "unet"), costs[0])
-    print("| network | patch | parameters, million | estimated, MB | measured, MB | s per step | time by unet's |")
-    print("|---|---|---|---|---|---|---|")
-    for cost in costs:
-        patch = "x".join(map(str, cost.patch))
-        print(
-            f"| `{cost.name}` | {patch} | {cost.parameters / 1e6:.2f} | {cost.estimated:.0f} | {cost.measured:.0f} | "
-            f"{cost.seconds:.2f} | {cost.seconds / reference.seconds:.1f} |"
-        )
+def row(cost: Cost) -> str:
+    patch = "x".join(map(str, cost.patch))
+    return (
+        f"| `{cost.name}` | {patch} | {cost.parameters / 1e6:.2f} | {cost.estimated:.0f} | {cost.measured:.0f} | "
+        f"{cost.seconds:.2f} |"
+    )
 
 
 if __name__ == "__main__":
