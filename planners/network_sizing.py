@@ -151,6 +151,11 @@ class NetworkSizer:
             found = self._largest(patches, width=width, checkpointing=checkpointing)
             if found.gigabytes_with(SMALLEST_BATCH) <= self.memory_gb:
                 return found, _in_words(width, checkpointing=checkpointing)
+            if smallest is None:  # before the other knobs: whether all of them together would do
+                width, checkpointing, patches = settings[-1]
+                smallest = self._look(patches[-1], width=width, checkpointing=checkpointing)
+                if smallest.memory.gigabytes > self.memory_gb:
+                    break
             smallest = found
         assert smallest is not None
         raise PlanError(
