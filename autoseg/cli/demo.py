@@ -10,7 +10,8 @@ import typer
 
 from autoseg.cli.app import command
 from autoseg.cli.console import ConsoleProgress, messages, output
-from autoseg.cli.options import Device, parse_duration
+from autoseg.cli.options import Device
+from autoseg.durations import parse_duration
 
 Folder = Annotated[Path, typer.Option("--workspace", "-w", help="Folder for the demo's dataset and results.")]
 Budget = Annotated[str, typer.Option(help="Wall time of training.")]

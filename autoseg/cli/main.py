@@ -7,6 +7,7 @@ import signal
 
 from autoseg.cli import (
     check,
+    compare,
     demo,
     doctor,
     ensemble_predict,
@@ -28,6 +29,7 @@ __all__ = ["app", "main"]
 _COMMANDS = (
     plan_and_preprocess,
     check,
+    compare,
     plan,
     train,
     ensemble_predict,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from autoseg.errors import SettingsError
 from autoseg.workspace import Workspace
-
-_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 Directory = Annotated[
     Path, typer.Option("--directory", "-C", help="A workspace, or a dataset whose workspace is DIR/autoseg.")
@@ -48,19 +44,3 @@ def accept_network(name: str | None) -> None:
 def find_workspace(directory: Path, workspace: Path | None) -> Workspace:
     """The workspace named by ``-w``, else the one that ``-C`` is or holds."""
     return Workspace.discover(directory if workspace is None else workspace)
-
-
-def parse_duration(text: str) -> float:
-    """Seconds in a duration such as "90s", "15m" or "2h".
-
-    Raises:
-        SettingsError: When it is not an integer with a unit.
-
-    Example:
-        >>> parse_duration("15m")
-        900.0
-    """
-    match = re.fullmatch(r"([1-9]\d*)([smh])", text.strip())
-    if match is None:
-        raise SettingsError(f"--time-budget {text}: give a whole number with s, m or h, for instance 15m")
-    return float(int(match[1]) * _UNITS[match[2]])

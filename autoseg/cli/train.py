@@ -19,8 +19,8 @@ from autoseg.cli.options import (
     WorkspaceDir,
     accept_network,
     find_workspace,
-    parse_duration,
 )
+from autoseg.durations import parse_duration
 from autoseg.errors import SettingsError
 from autoseg.presets import preset_settings
 from autoseg.ranks import ALONE, Ranks

@@ -26,7 +26,7 @@ LAYERS = (
         *("synthetic", "figures", "history", "hardware", "device", "lock", "receipt", "memory", "workers"),
         *("ranks", "communication", "presets"),
     ),
-    ("geometry", "labels", "image", "nifti", "slices", "codec", "assignments", "atomic", "errors"),
+    ("geometry", "labels", "image", "nifti", "slices", "codec", "assignments", "durations", "atomic", "errors"),
 )
 LAYER_OF = {f"autoseg.{name}": depth for depth, names in enumerate(LAYERS) for name in names}
 # A third-party package -> the modules that may import it, as prefixes.
