@@ -88,14 +88,21 @@ def remove_leftovers(folder: Path, *, below: bool = True) -> int:
         processes cannot be seen from here, after a day.
     """
     removed = 0
-    for path in list(folder.rglob(".*.part.*") if below else folder.glob(".*.part.*")):
-        found = _LEFTOVER.fullmatch(path.name)
-        if found is None or not _is_abandoned(path, found[1], int(found[2])):
-            continue
+    for path in find_leftovers(folder, below=below):
         with suppress(OSError):  # somebody else removes it too, or the folder is read-only
             path.unlink()
             removed += 1
     return removed
+
+
+def find_leftovers(folder: Path, *, below: bool = True) -> list[Path]:
+    """What :func:`remove_leftovers` would remove."""
+    found = []
+    for path in list(folder.rglob(".*.part.*") if below else folder.glob(".*.part.*")):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is not None and _is_abandoned(path, match[1], int(match[2])):
+            found.append(path)
+    return found
 
 
 @lru_cache(maxsize=1)

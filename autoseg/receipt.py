@@ -77,6 +77,12 @@ def standing(folder: Path, name: str) -> Standing:
     return "intact" if _fits(receipt, folder) else "altered"
 
 
+def standings(folder: Path) -> dict[str, Standing]:
+    """What became of every piece of work that a folder has a receipt of."""
+    paths = sorted((folder / _FOLDER).glob("*.json"))
+    return {path.stem: standing(folder, path.stem) for path in paths if not path.name.startswith(".")}
+
+
 def is_intact(folder: Path, name: str, *, made_from: str, files: Sequence[Path] = ()) -> bool:
     """Whether a piece of work is finished, unaltered, and made from what it would be made from now.
 

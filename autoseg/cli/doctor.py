@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.table import Table
 
 from autoseg.cli.app import command
@@ -18,8 +23,13 @@ _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "blosc2", "batchgeneratorsv
 
 
 @command("doctor")
-def doctor(directory: Directory = Path(), workspace: WorkspaceDir = None) -> None:
-    """Show the environment and the state of a workspace, with the command that continues."""
+def doctor(
+    directory: Directory = Path(),
+    workspace: WorkspaceDir = None,
+    *,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every array and checkpoint in full.")] = False,
+) -> None:
+    """Show the environment and the state of a workspace: what is damaged or outdated, and the command that goes on."""
     from autoseg.device import choose_device
     from autoseg.hardware import planning_memory
     from autoseg.parallel import default_workers
@@ -28,6 +38,8 @@ def doctor(directory: Directory = Path(), workspace: WorkspaceDir = None) -> Non
     _line(f"autoseg {version('autoseg')}, Python {platform.python_version()} in {sys.prefix}")
     _line(", ".join(f"{name} {version(name)}" for name in _PACKAGES))
     _line(f"device {choose_device('auto')}, {default_workers()} processors")
+    for line in _limits(directory if workspace is None else workspace):
+        _line(line)
     _line(f"networks are planned for {memory.gigabytes:g} GB ({memory.source})")
     try:
         found = find_workspace(directory, workspace)
@@ -46,7 +58,35 @@ def doctor(directory: Directory = Path(), workspace: WorkspaceDir = None) -> Non
         output.print(table)
     for problem in state.problems:
         _line(f"problem: {problem}")
+    from autoseg.pipeline.health import find_problems
+
+    for problem in find_problems(found, verify=verify):
+        _line(problem)
     _line(f"next: {state.next_command}")
+
+
+def _limits(place: Path) -> Iterator[str]:
+    """What may run out: memory, shared memory, disk, and what the shell or the batch system allows."""
+    from autoseg.memory import in_gigabytes, memory_state, shared_memory_free
+
+    memory = memory_state()
+    free = f"{in_gigabytes(memory.available)} of {in_gigabytes(memory.total)}"
+    yield f"memory: {free} free, limited by {memory.limited_by}"
+    shared = shared_memory_free()
+    if shared is not None:
+        small = "; little: loader processes hand batches over there, --workers 0 does without" if shared < 2**30 else ""
+        yield f"shared memory: {in_gigabytes(shared)} free in /dev/shm{small}"
+    existing = next((folder for folder in (place.resolve(), *place.resolve().parents) if folder.is_dir()), Path())
+    writable = "" if os.access(existing, os.W_OK) else ", not writable"
+    yield f"disk: {in_gigabytes(shutil.disk_usage(existing).free)} free in {existing}{writable}"
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    names = {"open files": "NOFILE", "address space": "AS", "file size": "FSIZE", "seconds of computing": "CPU"}
+    found = {words: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0] for words, name in names.items()}
+    limited = [f"{words} {value}" for words, value in found.items() if value != resource.RLIM_INFINITY]
+    yield f"limits: {', '.join(limited) or 'none'}"
 
 
 def _line(text: str) -> None:

@@ -109,6 +109,7 @@ def ensemble_predict(
         remove_leftovers(workspace.root, below=False)
         remove_leftovers(output, below=False)
         remove_leftovers(output / ".autoseg")
+        remove_leftovers(output / "quality")
         kept = set() if overwrite else _finished(output, cases, plan, report, probabilities=save_probabilities)
         todo = [case for case in cases if case.id not in kept]
         predictor = Predictor(choice)

@@ -133,7 +133,7 @@ def case_digest(case: Case) -> str:
     """Changes when a file of a case does: its name, size or time."""
     paths = [*case.images, *([case.label] if case.label else [])]
     files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    states = [(str(path), path.stat()) for path in files]
+    states = [(str(path.resolve()), path.stat()) for path in files]  # however the folder was named
     frame = [] if case.frame is None else [case.frame]
     return digest([*([path, state.st_size, state.st_mtime_ns] for path, state in states), *frame])
 

@@ -168,6 +168,8 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _content(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    if path.name == "forecast.json":  # nothing but measured times and what follows from them
+        return sorted(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".json":
         return _stable(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".b2nd":
