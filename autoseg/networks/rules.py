@@ -94,7 +94,7 @@ def large_kernel_stages(*steps: int, kernel: int = 7) -> StageRule:
 
     Example:
         >>> large_kernel_stages(1, 2, 2)((5.0, 1.0, 1.0), (12, 64, 64)).kernel_sizes
-        ((1, 3, 3), (1, 7, 7), (3, 7, 7))
+        ((1, 3, 3), (1, 7, 7), (5, 7, 7))
     """
     fixed = fixed_stages(*steps, along="fine")
 
