@@ -33,6 +33,7 @@ setup(
         "connected-components-3d>=3.20",
         "tifffile>=2024.8",
         "threadpoolctl>=3.5",
+        "filelock>=4.2",
         "typer>=0.15",
         "rich>=13.9",
         "matplotlib>=3.9",

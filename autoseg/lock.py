@@ -5,10 +5,15 @@ on network file systems as well, with host, process number and the process's sta
 this machine whose process is gone takes it at once. One of another machine, whose processes cannot be seen, is watched:
 if nobody touches it for a minute by the watcher's own clock, it is taken over, so clocks of hosts need not agree.
 Kernel locks (flock) would be simpler, but they are silently local or refused on many cluster file systems.
+
+A process that is killed between making the file and writing into it leaves an empty one, which names nobody. Once it
+has not changed for a few seconds it is removed; among those who wait for it a kernel lock on the dead file settles
+who does that, so that nobody removes the living lock that the first of them made in its place.
 """
 
 from __future__ import annotations
 
+import fcntl
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +26,7 @@ from autoseg.errors import LockedError, SettingsError
 LEASE_SECONDS = 60.0
 _ATTEMPT_SECONDS = 0.5  # enough to take the lock of a process that is gone
 _POLL_SECONDS = 0.05
-_DAMAGED_SECONDS = 5.0  # filelock removes a file that is no lock once it has seen it unchanged for two
+_DAMAGED_SECONDS = 5.0  # filelock itself removes a file that is no lock, unless it is empty, after two
 
 
 @contextmanager
@@ -81,14 +86,50 @@ def _acquire(lease: SoftFileLease, path: Path, what: str, *, wait: float, tell: 
     with suppress(Timeout):
         lease.acquire(timeout=_ATTEMPT_SECONDS)
         return
+    if lease.owner is None and _is_given_up(lease, path, tell):
+        return
     owner = lease.owner
     elsewhere = owner is not None and _host(owner.hostname) != socket.gethostname()
-    patience = max(wait, 1.5 * lease.lease_duration if elsewhere else 0.0, _DAMAGED_SECONDS if owner is None else 0.0)
+    patience = max(wait, 1.5 * lease.lease_duration if elsewhere else 0.0)
     if patience == 0.0:
         raise Timeout(str(path))
     if elsewhere:
         tell(f"{what} is locked by {holder(path)}, which cannot be seen from here; waiting whether it is alive")
     lease.acquire(timeout=patience)
+
+
+def _is_given_up(lease: SoftFileLease, path: Path, tell: Callable[[str], None]) -> bool:
+    """Wait whether a lock that names nobody gets a holder or goes; otherwise take it. Says whether it is ours now."""
+    before = _state(path)
+    with suppress(Timeout):
+        lease.acquire(timeout=_DAMAGED_SECONDS)
+        return True
+    if before is None or lease.owner is not None or not _remove(path, before):
+        return False
+    tell(f"{path} named no process and nobody touched it for {_DAMAGED_SECONDS:.0f} s: taken over")
+    with suppress(Timeout):
+        lease.acquire(timeout=_ATTEMPT_SECONDS)
+        return True
+    return False
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a lock file is written to, touched or replaced."""
+    with suppress(OSError):
+        found = path.lstat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
+
+
+def _remove(path: Path, state: tuple[int, int, int]) -> bool:
+    """Remove a file that names nobody, unless it changed or another process did so first."""
+    with suppress(OSError), path.open("rb") as dead:
+        fcntl.flock(dead, fcntl.LOCK_EX)
+        if _state(path) != state:
+            return False
+        path.unlink()
+        return True
+    return False
 
 
 def _locked(lease: SoftFileLease, path: Path, what: str) -> LockedError:

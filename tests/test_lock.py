@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from autoseg.errors import LockedError, SettingsError
-from autoseg.lock import hold, holder
+from autoseg.lock import _remove, _state, hold, holder
 
 HOLDING = """
 import sys, time
@@ -102,6 +102,41 @@ def test_a_damaged_lock_file_is_no_lock_for_ever(tmp_path: Path) -> None:
     os.utime(path, (1, 1))
     with hold(path, "fold0"):
         pass
+
+
+def test_an_empty_lock_file_is_taken_over_by_one_of_those_who_find_it(tmp_path: Path) -> None:
+    """A process killed between making its lock and writing into it leaves such a file."""
+    path = tmp_path / "fold.lock"
+    path.touch()
+    code = """
+import sys, time
+from pathlib import Path
+from autoseg.errors import LockedError
+from autoseg.lock import hold
+try:
+    with hold(Path(sys.argv[1]), "it"):
+        print("held", flush=True)
+        time.sleep(3)
+except LockedError as error:
+    print("refused", error, flush=True)
+"""
+    command = [sys.executable, "-c", code, str(path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = sorted(process.communicate(timeout=60)[0] for process in processes)
+    if said != ["held\n", "held\n"]:  # the second came when the first had ended
+        assert said[0] == "held\n"
+        assert re.match(r"refused it is in use by process \d+ on ", said[1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_lock_file_that_gets_a_holder_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "fold.lock"
+    path.touch()
+    before = _state(path)
+    assert before is not None
+    path.write_text("somebody's", encoding="utf-8")
+    assert not _remove(path, before)
+    assert path.read_text(encoding="utf-8") == "somebody's"
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to, root included")
