@@ -292,12 +292,8 @@ class TestModelFile:
             ("traversal", "leads out of its folder"),
             ("kind", "not a model of autoseg"),
             ("no manifest", "has no manifest.json"),
-            (
-                "truncated",
-                "no complete model",
-            )(  # the weights are archives, too: the end of one is taken for the end of all,
-                "other weights", "no weights for its network"
-            ),
+            ("truncated", "no complete model"),  # the end of an archive of weights is taken for the end of all
+            ("other weights", "no weights for its network"),
             ("member", "does not hold all of it"),
         ],
     )
