@@ -134,6 +134,34 @@ TRAINERS: Registry[type[Trainer]] = Registry(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMemory:
+    """Peak memory of a training step.
+
+    Args:
+        gigabytes: In GiB; infinite where the device had not enough.
+        is_measured: Whether steps were really taken; otherwise it is an estimate.
+    """
+
+    gigabytes: float
+    is_measured: bool
+
+
+class StepMeter(Protocol):
+    """Finds what a training step takes in memory."""
+
+    def __call__(self, plan: Plan, configuration: Configuration, device: str) -> StepMemory:
+        """Measure, or estimate where the device cannot be measured."""
+
+
+STEP_METERS: Registry[StepMeter] = Registry(
+    "step meter",
+    group="autoseg.step_meters",
+    built_in={"supervised": "autoseg.trainers.metering:step_memory"},
+)
+"""Step meters by the name of the trainer whose steps they take."""
+
+
 class RunLogger(Protocol):
     """Receives the history of a run while it grows."""
 

@@ -146,9 +146,9 @@ def make_stepper(
     own = replace(configuration, batch_size=len(ranks.share(configuration.batch_size)))
     forward = partial(outputs_of, precision=precision)
     if is_compiled(config, device):
-        called = compile_network(network, forward, criterion, _example(own, plan, device), tell)
+        called = compile_network(network, forward, criterion, example_batch(own, plan, device), tell)
     if not ranks.is_alone:
-        unused = gradless_parameters(network, partial(forward, network), criterion, _example(own, plan, device))
+        unused = gradless_parameters(network, partial(forward, network), criterion, example_batch(own, plan, device))
     return Stepper(
         network=network,
         called=called,
@@ -196,7 +196,7 @@ def step_timer(
             precision=precision,
             device=device,
         )
-        images, targets = _example(configuration, plan, torch.device("cpu"))
+        images, targets = example_batch(configuration, plan, torch.device("cpu"))
         fastest = float("inf")
         for _ in range(1 + repeats):
             started = time.perf_counter()
@@ -207,7 +207,9 @@ def step_timer(
     return measure
 
 
-def _example(configuration: Configuration, plan: Plan, device: torch.device) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def example_batch(
+    configuration: Configuration, plan: Plan, device: torch.device
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """A random batch as training will have it."""
     generator, labels = torch.Generator().manual_seed(0), plan.labels
     batch, patch = configuration.batch_size, configuration.patch_size

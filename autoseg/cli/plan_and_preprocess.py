@@ -19,7 +19,7 @@ from autoseg.cli.dataset_options import (
     Table,
     dataset_source,
 )
-from autoseg.cli.options import Directory, Network, Workers, WorkspaceDir, accept_network
+from autoseg.cli.options import Device, Directory, Network, Workers, WorkspaceDir, accept_network
 from autoseg.codec import from_plain
 from autoseg.errors import ArtifactError, SettingsError
 from autoseg.splits import SplitRule
@@ -57,6 +57,13 @@ Variant = Annotated[
     str | None, typer.Option("--as", help="End the names of its configurations in @NAME instead of the network's name.")
 ]
 
+Measure = Annotated[
+    bool,
+    typer.Option(
+        "--measure", help="Take a training step of every configuration on --device; shrink what is too large."
+    ),
+]
+
 
 @command("plan-and-preprocess")
 def plan_and_preprocess(
@@ -80,6 +87,8 @@ def plan_and_preprocess(
     folds: Folds = None,
     split_by: SplitBy = None,
     stratify: Stratify = None,
+    measure: Measure = False,  # noqa: FBT002 - a flag of the command line
+    device: Device = "auto",
     workers: Workers = None,
 ) -> None:
     """Look at a dataset, plan the networks and prepare its cases; a second run does what is missing."""
@@ -110,6 +119,7 @@ def plan_and_preprocess(
         configurations=configurations,
         split=_split_rule(folds, split_by, stratify),
         intensities=normalization or (),
+        measure_on=device if measure else None,
         workers=workers,
         progress=ConsoleProgress(),
     )

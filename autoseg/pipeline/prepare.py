@@ -26,6 +26,7 @@ from autoseg.pipeline.folds import settle_folds
 from autoseg.pipeline.forecast import make_forecast, tell_forecast
 from autoseg.pipeline.intensities import parse_intensities, resolve_references
 from autoseg.pipeline.laterality import keep_sides_apart
+from autoseg.pipeline.measuring import MeasuredSizer, fit_to_memory
 from autoseg.pipeline.plans import merge_plans, request_network, require_network, stamp
 from autoseg.plan import Configuration, Plan
 from autoseg.planning import PLANNERS, Planner, PlannerBudget
@@ -53,6 +54,7 @@ def plan_and_preprocess(
     configurations: Sequence[str] | None = None,
     split: SplitRule | None = None,
     intensities: Sequence[str] = (),
+    measure_on: str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Workspace:
@@ -72,11 +74,14 @@ def plan_and_preprocess(
         split: How to make folds; None does as before, at first as nnU-Net does, groups kept together.
         intensities: What is asked of channels, such as "CT=window(-42,423)" or "n4+zscore"; see
             :func:`~autoseg.pipeline.intensities.parse_intensities`.
+        measure_on: Device on which a training step of every configuration is measured against the memory, so that
+            what does not fit is made smaller; None trusts the planner.
         workers: Worker processes; None takes one per processor, 0 works in this process.
         progress: Told what happens; None logs.
 
     Raises:
         DatasetError: When the dataset has problems; nothing is planned.
+        SettingsError: When there is no such device.
         PlanError: When no plan fits.
     """
     progress = progress or LoggingProgress()
@@ -103,6 +108,9 @@ def plan_and_preprocess(
         with WorkerPool(min(workers, len(loaded.training))) as pool, _closing_kept_cases():
             fingerprint = _check_and_measure(loaded, space, pool, progress)
             plan = _plan(loaded, space, fingerprint, chosen, budget, progress)
+            if measure_on is not None:
+                fit_to_memory(space, MeasuredSizer(loaded, fingerprint, chosen, budget, measure_on), progress)
+                plan = space.load_plan()
             folds = settle_folds(loaded, space, split, {case.id: case.labels for case in fingerprint.cases}, progress)
             Workspace.create(folder, source.root, folds=split)  # only now: a rule that was refused is not remembered
             progress.message(f"{len(folds)} folds: {space.splits_path}")
