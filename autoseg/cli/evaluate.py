@@ -13,7 +13,6 @@ from autoseg.cli.console import errors, messages, output
 from autoseg.cli.dataset_options import LabelMap, read_label_map
 from autoseg.cli.options import Workers
 from autoseg.errors import SettingsError
-from autoseg.parallel import default_workers
 
 if TYPE_CHECKING:
     from autoseg.evaluation.report import Evaluation
@@ -85,7 +84,7 @@ def evaluate(
             labels,
             measuring=Measuring(metrics=parse_metrics(f"dice,iou,{metrics}"), both_empty=empty),
             groups=None if groups is None else read_groups(groups),
-            workers=default_workers() if workers is None else workers,
+            workers=workers,
         )
     )
     show_evaluation(evaluation)

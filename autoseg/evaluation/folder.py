@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +14,14 @@ from autoseg.errors import DatasetError
 from autoseg.evaluation.measures import DICE_AND_IOU, Measuring
 from autoseg.evaluation.metrics import JointCounts
 from autoseg.evaluation.report import CaseScore, ConfusionMatrix, Evaluation, scores_and_counts, summarize
-from autoseg.image import Segmentation, distinct_values, read_segmentation
+from autoseg.image import Segmentation, distinct_values, read_header, read_segmentation
 from autoseg.labels import LabelScheme, Target
-from autoseg.parallel import map_cases
+from autoseg.parallel import default_workers, map_cases
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl", ".png", ".tif", ".tiff", ".bmp")
 PROBABILITY_ENDINGS = (".probabilities.b2nd", ".npz")
+_SECONDS_PER_VOXEL, _SECONDS_PER_VOXEL_OF_SURFACES = 1e-8, 3e-7  # reading and counting; and whatever else there is
+_WORTH_WORKERS = 3.0  # seconds of work: processes need one or two to start
 
 
 def evaluate_folder(
@@ -28,7 +31,7 @@ def evaluate_folder(
     *,
     measuring: Measuring = DICE_AND_IOU,
     groups: Mapping[str, Mapping[str, str]] | None = None,
-    workers: int = 0,
+    workers: int | None = 0,
 ) -> Evaluation:
     """Score every reference of a folder against the prediction of the same name; other files are ignored.
 
@@ -44,7 +47,8 @@ def evaluate_folder(
             value above zero that occurs.
         measuring: What to measure besides Dice and IoU.
         groups: Case -> kind of group (phase, view, domain, ...) -> its name.
-        workers: Processes that read and count; 0 works in this one.
+        workers: Processes that read and count; 0 works in this one, None takes as many as there are processors where
+            there is enough to do for them.
 
     Raises:
         DatasetError: When a folder does not exist or has no segmentation, a dataset.json is malformed, or a pair
@@ -79,6 +83,8 @@ def evaluate_folder(
     problems: list[str] = []
     joint: JointCounts | None = None
     seconds = prediction_seconds(prediction_dir)
+    if workers is None:
+        workers = default_workers() if _forecast(jobs) > _WORTH_WORKERS else 0
     for pair, outcome in zip(jobs, map_cases(_score_pair, jobs, workers=workers, label=_case_of), strict=True):
         of_case = {} if groups is None else dict(groups.get(pair.case, {}))
         scores.extend(replace(row, groups=of_case, seconds=seconds.get(pair.case)) for row in outcome.scores)
@@ -162,6 +168,21 @@ class _Pair:
     folder: Path
     labels: LabelScheme
     measuring: Measuring
+
+
+def _forecast(pairs: Sequence[_Pair]) -> float:
+    """About how many seconds one process needs."""
+    per_label = any(pairs[0].measuring.needs(kind) for kind in ("surfels", "voxels", "lesions"))
+    seconds = 0.0
+    for pair in pairs:
+        if seconds > _WORTH_WORKERS:
+            break  # more headers would change nothing
+        try:
+            voxels = math.prod(read_header(pair.reference).geometry.shape)
+        except DatasetError:
+            continue  # scoring will report it
+        seconds += voxels * (_SECONDS_PER_VOXEL_OF_SURFACES if per_label else _SECONDS_PER_VOXEL)
+    return seconds
 
 
 def _case_of(pair: _Pair) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 
 from autoseg.labels import Target
 
-_CHUNK = 1 << 22  # voxels counted at once: bounds the memory of the joint index, whatever the volume
+_CHUNK = 1 << 16  # voxels counted at once: what is made of them stays in a processor's cache
+_MANY_RUNS = 8  # voxels per run of equal pairs; where runs are shorter, voxels are counted one by one
 _LARGEST_TABLE = 1 << 16  # label values up to here are looked up in a table, larger ones searched
 
 
@@ -153,15 +154,46 @@ class JointCounts:
 
 def _joint_histogram(reference: np.ndarray, prediction: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """Voxel counts by (reference, prediction); index 0 is every value that is not listed, i + 1 is ``values[i]``."""
-    size = len(values) + 1
-    joint = np.zeros(size * size, dtype=np.int64)
     positions = position_lookup(values)
     first, second = reference.reshape(-1), prediction.reshape(-1)
+    size = len(values) + 1
+    highest = max(_highest(first), _highest(second))
+    if (highest + 1) ** 2 > _LARGEST_TABLE:
+        return _count_pairs(first, second, size, positions)
+    # Few small values, as nearly always: the voxels are counted as they are, then the counts are brought together.
+    counts = _count_pairs(first, second, highest + 1, lambda labels: labels.astype(np.uint16))
+    place = positions(np.arange(highest + 1))
+    joint = np.zeros((size, size), dtype=np.int64)
+    np.add.at(joint, (place[:, None], place[None, :]), counts)
+    return joint
+
+
+def _highest(labels: np.ndarray) -> int:
+    """Highest value of an array of indices; one too high for a table of pairs where it is none."""
+    if labels.size == 0:
+        return 0
+    if labels.dtype.kind not in "ub" and not (labels.dtype.kind == "i" and labels.min() >= 0):
+        return _LARGEST_TABLE
+    return int(labels.max())
+
+
+def _count_pairs(
+    first: np.ndarray, second: np.ndarray, size: int, indices: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Count (size, size) pairs of indices below ``size``; ``size`` squared fits the type that ``indices`` gives."""
+    counts = np.zeros(size * size, dtype=np.int64)
     for start in range(0, first.size, _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        index = positions(first[chunk]) * size + positions(second[chunk])
-        joint += np.bincount(index, minlength=size * size)
-    return joint.reshape(size, size)
+        pairs = indices(first[chunk])
+        pairs *= pairs.dtype.type(size)
+        pairs += indices(second[chunk])
+        ends = np.flatnonzero(pairs[1:] != pairs[:-1])
+        if len(ends) * _MANY_RUNS > len(pairs):
+            counts += np.bincount(pairs, minlength=size * size)
+            continue
+        ends = np.append(ends, len(pairs) - 1)  # neighbours are mostly alike: runs are counted by their length
+        np.add.at(counts, pairs[ends], np.diff(ends, prepend=-1))
+    return counts.reshape(size, size)
 
 
 def position_lookup(values: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:

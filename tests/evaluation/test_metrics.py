@@ -56,6 +56,22 @@ def test_volumes_larger_than_a_chunk_and_values_larger_than_the_table(monkeypatc
         assert counts.num_predicted == target.mask(prediction).sum()
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u8"])
+@pytest.mark.parametrize("highest", [5, 255])
+def test_runs_of_voxels_and_noise_are_counted_alike(dtype: str, highest: int) -> None:
+    random = np.random.default_rng(0)
+    runs = random.integers(0, highest + 1, (2, 1200)).repeat(100, axis=1)
+    noise = random.integers(0, highest + 1, (2, 70_000))
+    reference, prediction = np.concatenate([runs, noise, runs], axis=1).astype(dtype)
+    targets = [Target(name=str(v), values=(v,)) for v in (1, 4, highest)]
+    for target, counts in zip(targets, overlap_counts(reference, prediction, targets), strict=True):
+        there, predicted = target.mask(reference), target.mask(prediction)
+        assert counts.true_positives == (there & predicted).sum() > 0
+        assert counts.false_positives == (predicted & ~there).sum()
+        assert counts.false_negatives == (there & ~predicted).sum()
+        assert counts.true_negatives == (~there & ~predicted).sum()
+
+
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         overlap_counts(np.zeros((2, 3), int), np.zeros((3, 2), int), TARGETS)
