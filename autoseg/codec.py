@@ -221,7 +221,7 @@ def _decode_tuple(arguments: tuple[Any, ...], data: object, where: str) -> tuple
     if not isinstance(data, list):
         raise _wrong_type("a list", data, where)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+        return tuple(_decode(arguments[0], item, _item(where, i, item)) for i, item in enumerate(data))
     if len(data) != len(arguments):
         raise ArtifactError(f"{where} must have {len(arguments)} entries, found {len(data)}")
     return tuple(_decode(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
@@ -249,7 +249,10 @@ def _decode_dataclass(kind: type, data: object, where: str) -> object:
     try:
         return kind(**values)
     except ValueError as error:
-        raise ArtifactError(f"{where}: {error}" if where else str(error)) from None
+        if not where:
+            raise ArtifactError(str(error)) from None
+        names_field = str(error).partition(" ")[0] in fields
+        raise ArtifactError(f"{where}.{error}" if names_field else f"{where}: {error}") from None
 
 
 def _decode_scalar(kind: type, data: object, where: str) -> object:
@@ -268,6 +271,12 @@ def _decode_scalar(kind: type, data: object, where: str) -> object:
 
 def _wrong_type(expected: str, data: object, where: str) -> ArtifactError:
     return ArtifactError(f"{where or 'value'} must be {expected}, found {data!r}")
+
+
+def _item(where: str, index: int, item: object) -> str:
+    """An entry by its name where it has one, as people look for it: "configurations.3d_fullres"."""
+    name = item.get("name") if isinstance(item, dict) else None
+    return _join(where, name) if where and isinstance(name, str) and name else f"{where}[{index}]"
 
 
 def _join(where: str, key: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from autoseg.dataset import Dataset
 from autoseg.fingerprint import Fingerprint
@@ -69,6 +69,19 @@ class PlannerBudget:
     network: NetworkRequest | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryExcess:
+    """More memory than was planned for.
+
+    Args:
+        field: The value of the configuration that is to be lowered.
+        gigabytes: What training takes by the planner's rule, in GB.
+    """
+
+    field: str
+    gigabytes: float
+
+
 class Planner(Protocol):
     """Decides spacing, patch, batch, network and normalization for every configuration."""
 
@@ -78,6 +91,14 @@ class Planner(Protocol):
         Raises:
             PlanError: When nothing sensible fits the budget.
         """
+
+
+@runtime_checkable
+class JudgesMemory(Protocol):
+    """A planner that can tell what a configuration takes that was edited since it was planned."""
+
+    def excess(self, configuration: Configuration, plan: Plan) -> MemoryExcess | None:
+        """What goes beyond the plan's memory; None where nothing does, or where the network is not the planner's."""
 
 
 PLANNERS: Registry[type[Planner]] = Registry(
@@ -90,6 +111,38 @@ PLANNERS: Registry[type[Planner]] = Registry(
         "resenc_xl": "autoseg.planners.resenc:ResEncXLPlanner",
     },
 )
+
+
+def memory_warnings(plan: Plan, names: Collection[str] | None = None) -> tuple[str, ...]:
+    """What in an edited plan takes more GPU memory than it was planned for, by the rule of the planner.
+
+    Args:
+        plan: As it lies on disk.
+        names: Configurations to look at; None looks at all.
+
+    Returns:
+        One sentence per configuration, with the place in the file. Networks whose size the planner did not count are
+        left out: ``plan-and-preprocess --measure`` holds them against a training step.
+    """
+    found = []
+    for configuration in plan.configurations:
+        if names is not None and configuration.name not in names:
+            continue
+        known = [part for part in configuration.name.split("@")[1:] if part in PLANNERS.names()]
+        planner = PLANNERS.get(known[-1] if known else "unet")()
+        excess = (
+            planner.excess(configuration, plan)
+            if isinstance(planner, JudgesMemory) and plan.gpu_memory_gb > 0
+            else None
+        )
+        if excess is not None:
+            value = getattr(configuration, excess.field)
+            found.append(
+                f"configurations.{configuration.name}.{excess.field}: {value} takes about {excess.gigabytes:.3g} GB "
+                f"of GPU memory, planned were {plan.gpu_memory_gb:.3g} (gpu_memory_gb). Lower it, or plan for more: "
+                "--gpu-memory"
+            )
+    return tuple(found)
 
 
 def share_data(configurations: Iterable[Configuration]) -> tuple[Configuration, ...]:

@@ -19,7 +19,7 @@ from autoseg.planners.preset import DEFAULT_PLANNER, PlannerPreset
 from autoseg.planners.resolutions import Resolutions, choose_resolutions
 from autoseg.planners.spacing import Grid, full_resolution_grid
 from autoseg.planners.wording import counted, millimeters, millions
-from autoseg.planning import PlannerBudget, share_data
+from autoseg.planning import MemoryExcess, PlannerBudget, share_data
 
 _SMALL_DATASET = 30e6  # voxels; the Decathlon's hippocampus has 16 million, ACDC, where large networks gain, 100
 _LARGE_BATCH = 0.1  # of all training voxels; more is worth a note
@@ -81,6 +81,13 @@ class PresetPlanner:
                 *_smaller_network(self.preset, grid, num_cases=dataset.declared_count),
             ),
         )
+
+    def excess(self, configuration: Configuration, plan: Plan) -> MemoryExcess | None:
+        """What of a configuration goes beyond the plan's memory, by the count of feature-map values that sized it."""
+        if configuration.network.name != self.preset.network:
+            return None
+        sizer = Sizer(preset=self.preset, memory_gb=plan.gpu_memory_gb, num_labels=plan.labels.declared_count)
+        return sizer.excess(configuration)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

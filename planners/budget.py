@@ -7,14 +7,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from autoseg.errors import PlanError
-from autoseg.plan import NetworkPlan
-from autoseg.planners.preset import PlannerPreset, repeat_last
+from autoseg.plan import Configuration, NetworkPlan
+from autoseg.planners.preset import PlannerPreset, SizeRule, repeat_last
 from autoseg.planners.topology import Topology, network_topology
 from autoseg.planners.wording import voxels
+from autoseg.planning import MemoryExcess
 
 SMALLEST_BATCH = 2
 """Gradients of a single patch are too noisy for the learning rate that all networks share."""
 
+_TOLERANCE = 1.25  # batches are rounded to the nearest: a batch of two that holds 2.5 is as planned
 _FIRST_FEATURES = 32  # feature maps of the highest resolution; double with every stage
 _FEWEST_SUPERVISED_STAGES = 3  # two stages have one output only: there is nothing coarser to supervise
 
@@ -88,7 +90,7 @@ class Sizer:
             PlanError: When not even the smallest patch fits.
         """
         rule = self.preset.size_rule(len(spacing))
-        capacity = rule.elements * rule.batch_size * (self.memory_gb / self.preset.memory_gb)
+        capacity = self._capacity(rule)
         tried = self._shrink(spacing, median_shape, start_voxels=rule.start_voxels, limit=capacity / rule.batch_to_fit)
         topology = tried[-1]
         elements = self._elements(topology)
@@ -108,6 +110,24 @@ class Sizer:
             memory_batch_size=by_memory,
             dataset_batch_size=by_dataset,
         )
+
+    def excess(self, configuration: Configuration) -> MemoryExcess | None:
+        """What of a configuration, edited since it was planned, is more than :meth:`size` would have let pass."""
+        rule = self.preset.size_rule(configuration.ndim)
+        capacity = self._capacity(rule)
+        elements = feature_map_elements(configuration.network, configuration.patch_size, num_outputs=self.num_labels)
+        needed = self.memory_gb * elements * configuration.batch_size / capacity
+        if configuration.batch_size > max(round(capacity / elements), SMALLEST_BATCH):
+            # Where not even the smallest batch fits, it is the patch that is too large.
+            fits_with_less = elements * SMALLEST_BATCH <= capacity
+            return MemoryExcess(field="batch_size" if fits_with_less else "patch_size", gigabytes=needed)
+        if elements * min(rule.batch_to_fit, configuration.batch_size) > capacity * _TOLERANCE:
+            return MemoryExcess(field="patch_size", gigabytes=needed)
+        return None
+
+    def _capacity(self, rule: SizeRule) -> float:
+        """Feature-map values that the memory holds in all."""
+        return rule.elements * rule.batch_size * (self.memory_gb / self.preset.memory_gb)
 
     def _shrink(
         self, spacing: Sequence[float], median_shape: Sequence[float], *, start_voxels: int, limit: float

@@ -21,6 +21,7 @@ PlanFile = Annotated[Path, typer.Argument(help="A plan.json, or a workspace.")]
 def show(directory: Directory = Path(), workspace: WorkspaceDir = None) -> None:
     """Print the plan as a table, with the reason for every decision."""
     from autoseg.cli.plan_table import print_plan, print_reasons
+    from autoseg.planning import memory_warnings
 
     plan = find_workspace(directory, workspace).load_plan()
     output.print(
@@ -30,6 +31,8 @@ def show(directory: Directory = Path(), workspace: WorkspaceDir = None) -> None:
     )
     print_plan(plan)
     print_reasons(plan)
+    for warning in memory_warnings(plan):
+        output.print(f"warning: {warning}", markup=False, highlight=False)
 
 
 @command("diff", group=plan_app)

@@ -29,7 +29,7 @@ from autoseg.pipeline.laterality import keep_sides_apart
 from autoseg.pipeline.measuring import MeasuredSizer, fit_to_memory
 from autoseg.pipeline.plans import merge_plans, request_network, require_network, stamp
 from autoseg.plan import Configuration, Plan
-from autoseg.planning import PLANNERS, Planner, PlannerBudget
+from autoseg.planning import PLANNERS, Planner, PlannerBudget, memory_warnings
 from autoseg.preprocessing.job import PreprocessJob, PreprocessTarget, preprocess_file
 from autoseg.preprocessing.store import is_complete, is_there
 from autoseg.progress import LoggingProgress, Progress
@@ -115,6 +115,8 @@ def plan_and_preprocess(
             Workspace.create(folder, source.root, folds=split)  # only now: a rule that was refused is not remembered
             progress.message(f"{len(folds)} folds: {space.splits_path}")
             wanted = [plan.configuration(name) for name in configurations] if configurations else plan.configurations
+            for warning in memory_warnings(plan, [configuration.name for configuration in wanted]):
+                progress.message(f"warning: {space.plan_path}: {warning}")
             _preprocess(loaded, space, plan, wanted, fingerprint, pool, progress)
     return space
 

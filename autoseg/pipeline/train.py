@@ -21,6 +21,7 @@ from autoseg.pipeline.held_out import is_scored, predict_held_out
 from autoseg.pipeline.jobs import Engine, FoldJob, follow, hindrance, with_dependencies
 from autoseg.pipeline.pseudo_labels import completed_cases, label_unannotated
 from autoseg.plan import Configuration, Plan
+from autoseg.planning import memory_warnings
 from autoseg.preprocessing.store import CaseStore, verify_cases
 from autoseg.progress import LoggingProgress, Progress, SilentProgress
 from autoseg.ranks import ALONE, Ranks
@@ -111,6 +112,8 @@ def train(
         wait(ranks)
     folds = load_folds(workspace)
     fold_name = parse_fold(str(fold), num_folds=len(folds))
+    for warning in memory_warnings(workspace.load_plan(), [planned.name]):
+        progress.message(f"warning: {workspace.plan_path}: {warning}")
     job = _job(workspace, planned, folds, fold_name, config, choose_device(device), workers)
     weights = weigh_cases(
         config.case_weights,

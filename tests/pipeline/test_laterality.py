@@ -92,7 +92,7 @@ def test_a_plan_with_an_impossible_axis_is_refused(workspace: Workspace) -> None
     table = json.loads(workspace.plan_path.read_text())
     table["configurations"][0]["mirror_axes"] = [3]
     workspace.plan_path.write_text(json.dumps(table))
-    with pytest.raises(ArtifactError, match=r"configurations\[0\]: mirror_axes \(3,\) are not axes of the patch"):
+    with pytest.raises(ArtifactError, match=r"configurations\.2d\.mirror_axes \(3,\) are not axes of the patch"):
         read_json(Plan, workspace.plan_path)
 
 

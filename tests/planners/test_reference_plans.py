@@ -10,7 +10,7 @@ import pytest
 from autoseg.dataset import Dataset
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Plan
-from autoseg.planning import PLANNERS, PlannerBudget
+from autoseg.planning import PLANNERS, PlannerBudget, memory_warnings
 
 PlanFor = Callable[["Data", str], Plan]
 
@@ -136,9 +136,11 @@ def name_of(configuration: str, planner: str) -> str:
 def test_patch_and_batch(
     plan_for: PlanFor, data: str, planner: str, configuration: str, patch_size: tuple[int, ...], batch_size: int
 ) -> None:
-    planned = plan_for(DATA[data], planner).configuration(name_of(configuration, planner))
+    plan = plan_for(DATA[data], planner)
+    planned = plan.configuration(name_of(configuration, planner))
     assert planned.patch_size == patch_size
     assert planned.batch_size == batch_size
+    assert memory_warnings(plan) == ()  # they are for edits alone
 
 
 @pytest.mark.parametrize(("data", "planner", "spacing", "median_shape"), LOW_RESOLUTIONS)
