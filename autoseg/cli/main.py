@@ -18,6 +18,7 @@ from autoseg.cli import (
     interop,
     plan,
     plan_and_preprocess,
+    report,
     select,
     train,
 )
@@ -38,6 +39,7 @@ _COMMANDS = (
     explore,
     export,
     gap,
+    report,
     interop,
     doctor,
     demo,

@@ -16,6 +16,7 @@ from autoseg.inference.model import ModelRecord, TrainedModel
 from autoseg.inference.predictor import InferenceOptions, logit_slabs, logits_to_probabilities
 from autoseg.labels import LabelScheme
 from autoseg.networks.base import SegmentationNetwork
+from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.previous_stage import indicators, read_previous
 from autoseg.preprocessing.store import CaseStore
 
@@ -62,14 +63,26 @@ def score_volumes(
 def _score_case(
     model: TrainedModel, store: CaseStore, case_id: str, *, previous: Mapping[str, Path], options: InferenceOptions
 ) -> tuple[float | None, ...]:
-    labels, case = model.record.labels, store.open(case_id).load()
+    labels = model.record.labels
+    case, predicted = segment_case(model, store, case_id, previous=previous, options=options)
     assert case.segmentation is not None  # cases of folds have one
+    counts = overlap_counts(case.segmentation, predicted, labels.targets, ignore_value=labels.ignore_value)
+    return tuple(None if np.isnan(c.dice) else c.dice for c in counts)
+
+
+def segment_case(
+    model: TrainedModel, store: CaseStore, case_id: str, *, previous: Mapping[str, Path], options: InferenceOptions
+) -> tuple[PreprocessedCase, np.ndarray]:
+    """Segment one preprocessed case by sliding window.
+
+    Returns:
+        The case, and label values with the shape of its segmentation. Arguments are those of :func:`score_volumes`.
+    """
+    labels, case = model.record.labels, store.open(case_id).load()
     channels = case.image
     if model.record.configuration.previous_stage is not None:
         channels = np.concatenate([channels, indicators(read_previous(previous[case_id], channels.shape[1:]), labels)])
-    predicted = np.concatenate([segment(slab, labels) for slab in logit_slabs([model], channels, options)])
-    counts = overlap_counts(case.segmentation, predicted, labels.targets, ignore_value=labels.ignore_value)
-    return tuple(None if np.isnan(c.dice) else c.dice for c in counts)
+    return case, np.concatenate([segment(slab, labels) for slab in logit_slabs([model], channels, options)])
 
 
 def segment(logits: np.ndarray, labels: LabelScheme) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -19,11 +20,12 @@ import autoseg
 from autoseg.cli.main import app
 from autoseg.codec import read_json
 from autoseg.errors import DatasetError, SettingsError
+from autoseg.evaluation.report import read_evaluation
 from autoseg.image import read_header, read_image, read_segmentation, write_image
 from autoseg.inference.ensemble import Ensemble
 from autoseg.workspace import Workspace
 
-SETTINGS = ["--iterations", "50", "--device", "cpu", "--workers", "0"]
+SETTINGS = ["--iterations", "30", "--device", "cpu", "--workers", "0"]
 SETTINGS += ["--set", "optimizer=adamw", "--set", "learning_rate=0.01", "--set", "validation_iterations=1"]
 
 
@@ -83,6 +85,28 @@ def test_complete_cross_validations_compete_alone_and_together(complete: Workspa
     assert all(name in report for name in ensemble.scores)
     assert (complete.reports_dir / "selection.png").is_file()
     assert all(member.folds == (0, 1) for member in ensemble.members)
+
+
+def test_held_out_cases_are_scored_on_the_grid_of_training_too(complete: Workspace, tmp_path: Path) -> None:
+    result = run("report", "3d_fullres", "-w", complete.root, "-o", tmp_path, "-m", "hd95", "--device", "cpu")
+    assert "grid of training" in result.output
+    with (tmp_path / "patients.csv").open(newline="") as file:
+        rows = {row["patientId"]: row for row in csv.DictReader(file)}
+    assert [*rows] == [f"case{number:02d}" for number in range(6)] + ["average"]
+    columns = {f"{grid}_{label}_{metric}" for grid in ("tt", "inf") for label in ("shell", "core")
+               for metric in ("dice", "iou", "hd95")}  # fmt: skip
+    assert columns < set(rows["case00"])
+    kept = {(row.case, row.label): row.dice for fold in (0, 1) for row in read_evaluation(
+        complete.run("3d_fullres", fold).scores).cases}  # fmt: skip
+    for (case, label), dice in kept.items():
+        assert float(rows[case][f"inf_{label}_dice"]) == pytest.approx(dice)
+        # Within what going to the other grid changes, and not the same number copied.
+        assert float(rows[case][f"tt_{label}_dice"]) == pytest.approx(dice, abs=0.15)
+    assert any(float(rows[case][f"tt_{label}_dice"]) != dice for (case, label), dice in kept.items())
+    mean = sum(float(rows[f"case{number:02d}"]["tt_core_dice"]) for number in range(6)) / 6
+    assert float(rows["average"]["tt_core_dice"]) == pytest.approx(mean)
+    refused = CliRunner().invoke(app, ["report", "3d_lowres", "-w", str(complete.root)])
+    assert refused.exit_code == 2
 
 
 def test_predictions_lie_on_the_grid_of_their_images_and_are_right(complete: Workspace, dataset: Path) -> None:
