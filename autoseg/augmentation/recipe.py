@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 _CHANCES = {
+    "histogram": 0.2,
     "rotation": 0.2,
     "scaling": 0.2,
     "translation": 1.0,
@@ -22,11 +23,12 @@ _CHANCES = {
 }
 """Step -> share of patches, nnU-Net's where nnU-Net has the step."""
 
+_ASKED_FOR = ("histogram",)  # in no strength
 _SPATIAL = ("rotation", "scaling", "translation", "elastic")
 _STRENGTHS: dict[str, tuple[str, ...]] = {
-    "nnunet": tuple(name for name in _CHANCES if name not in ("translation", "elastic")),
+    "nnunet": tuple(name for name in _CHANCES if name not in ("translation", "elastic", *_ASKED_FOR)),
     "light": ("rotation", "scaling", "brightness", "contrast", "mirror"),
-    "strong": tuple(_CHANCES),
+    "strong": tuple(name for name in _CHANCES if name not in _ASKED_FOR),
     "none": (),
 }
 _STRONG_FACTOR = 2.0

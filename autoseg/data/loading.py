@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from autoseg.augmentation.histogram import match_histograms
 from autoseg.augmentation.patch import initial_patch_size
 from autoseg.augmentation.recipe import parse_recipe
 from autoseg.augmentation.transforms import build_training_transform, build_validation_transform
@@ -105,6 +106,7 @@ class PatchBatches(Dataset[Batch]):
         # Training and validation draw from different streams of the same seed.
         self._entropy = (seed, int(augment))
         recipe = parse_recipe(augmentation)
+        self._histogram_chance = recipe.chance("histogram") if augment else 0.0
         if augment and recipe.chances:
             self._patch_size = initial_patch_size(configuration) if recipe.moves_voxels else configuration.patch_size
             self._transform = build_training_transform(configuration, labels, recipe=recipe, mirror_axes=mirror_axes)
@@ -163,6 +165,8 @@ class PatchBatches(Dataset[Batch]):
             ignore_value=self._ignore_value,
         )
         image, segmentation = read_patch(source, box)
+        if self._histogram_chance:
+            self._take_a_histogram(np.random.default_rng(seed.spawn(1)[0]), choice, image, segmentation)
         layers = segmentation[None]
         if self._configuration.previous_stage is not None:
             previous = read_previous(self._previous[choice.case_id], source.image_shape[1:], box)
@@ -170,6 +174,27 @@ class PatchBatches(Dataset[Batch]):
         if segmentation.ndim > self._configuration.ndim:  # a slice of a volume
             image, layers = image[:, 0], layers[:, 0]
         return self._transform(torch.from_numpy(image), torch.from_numpy(layers))
+
+    def _take_a_histogram(
+        self, generator: np.random.Generator, choice: PatchChoice, image: np.ndarray, segmentation: np.ndarray
+    ) -> None:
+        """Now and then give a patch, in place, the intensities of a patch of another case that was drawn alike."""
+        others = [case_id for case_id in self._case_ids if case_id != choice.case_id]
+        if not others or generator.random() >= self._histogram_chance:
+            return
+        other = PatchChoice(case_id=others[int(generator.integers(len(others)))], is_forced=choice.is_forced)
+        source = self._case(other.case_id)
+        box = draw_box(
+            generator,
+            source,
+            other,
+            self._sampling,
+            patch_size=self._patch_size,
+            final_size=self._configuration.patch_size,
+            ignore_value=self._ignore_value,
+        )
+        reference, labels = read_patch(source, box)
+        match_histograms(image, segmentation >= 0, reference, labels >= 0)
 
     def _case(self, case_id: str) -> PatchSource:
         if case_id not in self._open:

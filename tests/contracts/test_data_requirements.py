@@ -83,6 +83,8 @@ SHOWN_BY = {
         "augmentation/test_transforms.py::test_how_often_intensities_are_varied",
         "augmentation/test_targets.py::test_coarse_targets_equal_nearest_exact_interpolation",
         "preprocessing/test_enhancement.py::test_a_matched_histogram_is_that_of_the_reference",
+        "data/test_histogram.py::test_distributions_agree_and_order_and_outside_stay",
+        "data/test_histogram.py::test_batches_repeat_labels_are_untouched_and_nothing_else_changes",
     ),
     "R112 cross-validation": (
         "test_splits.py::test_every_case_is_held_out_exactly_once",
