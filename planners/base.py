@@ -50,6 +50,7 @@ class PresetPlanner:
         resolutions = choose_resolutions(grid, sizer, num_cases=dataset.declared_count)
         maker = _ConfigurationMaker(sizer=sizer, grid=grid, normalization=normalization)
         configurations = maker.make_all(resolutions)
+        refused: tuple[str, ...] = ()
         if budget.network is not None:
             network_sizer = NetworkSizer(
                 request=budget.network,
@@ -59,7 +60,8 @@ class PresetPlanner:
                 labels=dataset.labels,
                 case_voxels=grid.num_voxels,
             )
-            configurations = network_sizer.plan_all(configurations, num_cases=dataset.declared_count)
+            sized = network_sizer.plan_all(configurations, num_cases=dataset.declared_count)
+            configurations, refused = sized.configurations, sized.notes
         return Plan(
             planner=self.preset.name,
             dataset=dataset.name,
@@ -78,6 +80,7 @@ class PresetPlanner:
                 resolutions.note,
                 normalization.mask_note,
                 *_warnings(dataset, fingerprint, grid, configurations),
+                *refused,
                 *_smaller_network(self.preset, grid, num_cases=dataset.declared_count),
             ),
         )

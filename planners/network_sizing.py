@@ -54,6 +54,14 @@ class _Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SizedNetwork:
+    """The configurations of a network, and why there is none in place of some of the planner's."""
+
+    configurations: tuple[Configuration, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSizer:
     """Sizes one network for the configurations of a plan.
 
@@ -78,7 +86,7 @@ class NetworkSizer:
         """What the network needs."""
         return network_rules(self.request.name)
 
-    def plan_all(self, planned: Sequence[Configuration], *, num_cases: int) -> tuple[Configuration, ...]:
+    def plan_all(self, planned: Sequence[Configuration], *, num_cases: int) -> SizedNetwork:
         """Plan the network for every configuration that it has a form for.
 
         Args:
@@ -103,7 +111,8 @@ class NetworkSizer:
             dims = " or ".join(f"{n}D" for n in self.rules.dims)
             reason = "; ".join(problems) or f"the dataset gives no {dims} configuration"
             raise PlanError(f"the network {self.request.name} cannot be planned: {reason}")
-        return share_data(made)
+        notes = tuple(f"{self.request.name} was not planned as {problem}" for problem in problems)
+        return SizedNetwork(configurations=share_data(made), notes=notes)
 
     def _cascade(self, planned: Configuration, made: Sequence[Configuration]) -> list[Configuration]:
         """The full resolution once more, with a previous stage, where the network has both."""

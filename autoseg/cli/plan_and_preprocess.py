@@ -125,9 +125,15 @@ def plan_and_preprocess(
     )
     plan = found.load_plan()
     print_plan(plan)
-    wanted = "3d_fullres" if network is None else f"3d_fullres@{variant or network.rpartition(':')[2]}"
-    following = wanted if wanted in plan.configuration_names else plan.configuration_names[0]
+    following = _just_planned(plan.configuration_names, planner, network and (variant or network.rpartition(":")[2]))
     output.print(f"next: autoseg train {following} fold0 -w {found.root}", markup=False, highlight=False)
+
+
+def _just_planned(names: tuple[str, ...], planner: str, network: str | None) -> str:
+    """The configuration to train first: of what this command asked for, the full resolution where there is one."""
+    variant = network or ("" if planner == "unet" else planner)
+    own = [name for name in names if name.partition("@")[2] == variant] or list(names)
+    return next((name for name in own if name.partition("@")[0] == "3d_fullres"), own[0])
 
 
 def _split_rule(folds: int | None, split_by: str | None, stratify: str | None) -> SplitRule | None:

@@ -221,6 +221,9 @@ def _plan(
         plan = _merge_with_known(plan, space, progress)
         write_json(plan, space.plan_path)
     progress.message(f"planned for {plan.gpu_memory_gb:g} GB ({plan.gpu_memory_source}): {space.plan_path}")
+    for note in plan.notes:
+        if budget.network is not None and note.startswith(f"{budget.network.name} was not planned"):
+            progress.message(note)
     return plan
 
 

@@ -7,9 +7,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from autoseg.cli.main import app
+from autoseg.cli.plan_and_preprocess import _just_planned
 from autoseg.codec import write_json
 from autoseg.workspace import Workspace
 
@@ -67,3 +69,17 @@ def test_quiet_prints_results_only(ball_dataset: Path, tmp_path: Path) -> None:
     assert "folds" not in quiet.output
     assert "3d_fullres" in quiet.output
     assert run("check", ball_dataset).exit_code == 0  # quiet is not remembered
+
+
+@pytest.mark.parametrize(
+    ("planner", "network", "expected"),
+    [
+        ("unet", None, "3d_fullres"),
+        ("resenc_m", None, "3d_fullres@resenc_m"),
+        ("unet", "swin_unetr", "2d@swin_unetr"),
+        ("unet", "mine", "3d_fullres@mine"),
+    ],
+)
+def test_the_next_step_is_what_was_just_planned(planner: str, network: str | None, expected: str) -> None:
+    names = ("2d", "3d_fullres", "2d@swin_unetr", "3d_fullres@resenc_m", "2d@mine", "3d_fullres@mine")
+    assert _just_planned(names, planner, network) == expected

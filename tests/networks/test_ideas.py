@@ -14,7 +14,6 @@ from autoseg.losses.factory import build_loss
 from autoseg.networks.factory import build_network
 from autoseg.plan import NetworkPlan
 
-SEEDS = (0,)  # benchmarks/network_ideas.py takes three
 MARGIN = 0.1  # of Dice, by which the idea must win
 
 Sample = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
@@ -90,12 +89,11 @@ def told_from_afar(num: int, generator: torch.Generator) -> tuple[Tensor, Tensor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-def test_refinement_tells_left_from_right(seed: int) -> None:
+def test_refinement_tells_left_from_right(task_seed: int) -> None:
     refined = small_plan("scn", ((1, 1), (2, 2), (2, 2)), 8, 8, 8)
     alone = replace(refined, name="unet")
     with_it, without = (
-        dice_after_training(plan, left_and_right, seed, steps=120, classes=2) for plan in (refined, alone)
+        dice_after_training(plan, left_and_right, task_seed, steps=120, classes=2) for plan in (refined, alone)
     )
     assert with_it > 0.9
     assert with_it - without > MARGIN
@@ -103,14 +101,13 @@ def test_refinement_tells_left_from_right(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-def test_position_attention_carries_news_across_the_image(seed: int) -> None:
+def test_position_attention_carries_news_across_the_image(task_seed: int) -> None:
     # Batch normalization: the statistics of instance normalization would carry the news as well.
     plan = replace(small_plan("maunet", ((1, 1), (2, 2), (2, 2)), 8, 16, 16), norm="batch", skip_gate="grid")
 
     def dice(*, attends: bool) -> float:
         chosen = replace(plan, options={"position_attention": attends})
-        return dice_after_training(chosen, told_from_afar, seed, steps=150, classes=2)
+        return dice_after_training(chosen, told_from_afar, task_seed, steps=150, classes=2)
 
     with_it, without = dice(attends=True), dice(attends=False)
     assert with_it > 0.8

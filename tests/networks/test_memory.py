@@ -110,3 +110,12 @@ def test_the_estimate_of_the_default_network_is_within_its_budget() -> None:
     found = estimate_memory(plan, patch_size=patch_size, batch_size=2, num_channels=1, labels=LABELS)
     assert patch_size == (128, 128, 128)
     assert 4 < found.gigabytes < 8
+
+
+@pytest.mark.parametrize("name", ["unet", "scnas"])
+def test_a_step_of_four_subvolumes_of_128_voxels(name: str) -> None:
+    """The step that SCNAS and its baseline were published with, on tensors without values."""
+    plan, patch_size = planned(name, (128, 128, 128), width=1.0)
+    assert patch_size == (128, 128, 128)
+    found = estimate_memory(plan, patch_size=patch_size, batch_size=4, num_channels=1, labels=LABELS)
+    assert found.gigabytes < 80

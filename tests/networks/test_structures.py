@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from autoseg.errors import SettingsError
 from autoseg.networks.attention import GridGate, PositionAttention, SameGate
 from autoseg.networks.blocks import BlockStyle
+from autoseg.networks.catalog import network_rules
 from autoseg.networks.factory import build_network
 from autoseg.networks.scn import SpatialConfiguration
 from autoseg.networks.spine_hybrid import HierarchicalLink, ResidualBlock3D, UpBlock
 from autoseg.networks.unet_plus_plus import UNetPlusPlus
 from autoseg.plan import NetworkPlan
+from autoseg.planners.network_planning import plan_network, topology_for
 
 
 def count(module: nn.Module) -> int:
@@ -70,6 +72,33 @@ def test_nested_network_has_the_published_size(ndim: int, size: int) -> None:
 
 def test_refinement_has_the_published_size() -> None:
     assert count(SpatialConfiguration(4, (2, 4, 4))) == 165_992
+
+
+def test_the_cardiac_baseline_is_monais_network_of_its_published_size() -> None:
+    nets = pytest.importorskip("monai.networks.nets")
+    rules = network_rules("cardiac_unet")
+    topology = topology_for(rules, (1.0, 1.0, 1.0), (32, 32, 32))
+    plan = plan_network("cardiac_unet", rules, topology)
+    assert plan.features == (64, 128, 256, 256)
+    torch.manual_seed(0)
+    ours = build_network(plan, num_channels=1, num_outputs=4)
+    assert count(ours) == 5_105_476
+    theirs = nets.UNet(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=4,
+        channels=(64, 128, 256, 256),
+        strides=(2, 2, 2),
+        num_res_units=0,
+        norm="BATCH",
+        act="RELU",
+    )
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        with torch.no_grad():
+            other.copy_(own + 0.05 * torch.randn_like(own))
+            own.copy_(other)
+    images = torch.randn(2, 1, 16, 24, 16)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
