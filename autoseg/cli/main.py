@@ -10,6 +10,7 @@ from autoseg.cli import (
     compare,
     demo,
     doctor,
+    ensemble,
     ensemble_predict,
     evaluate,
     explore,
@@ -18,8 +19,10 @@ from autoseg.cli import (
     interop,
     plan,
     plan_and_preprocess,
+    postprocess,
     report,
     select,
+    serve,
     train,
 )
 from autoseg.cli.app import app
@@ -34,6 +37,9 @@ _COMMANDS = (
     plan,
     train,
     ensemble_predict,
+    ensemble,
+    postprocess,
+    serve,
     select,
     evaluate,
     explore,

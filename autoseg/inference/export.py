@@ -138,6 +138,40 @@ def read_probabilities(path: Path) -> np.ndarray:
     return array.astype(np.float32, copy=False)
 
 
+def stored_prediction(case_id: str, path: Path, geometry: Geometry) -> Prediction:
+    """Stored probabilities as a prediction; autoseg's own are read slab by slab.
+
+    Args:
+        case_id: Name of the case.
+        path: As for :func:`read_probabilities`.
+        geometry: Grid of the image that was predicted.
+
+    Raises:
+        MissingArtifactError: When there is no such file.
+        ArtifactError: When it is damaged, holds something else, or lies on another grid.
+    """
+    if path.suffix == ".npz":
+        array = read_probabilities(path)
+    elif not path.is_file():
+        raise MissingArtifactError(f"{path} does not exist")
+    else:
+        try:
+            array = blosc2.open(str(path), mode="r")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ArtifactError(f"{path} cannot be read as probabilities: {error}") from None
+    if tuple(array.shape[1:]) != geometry.shape:
+        raise ArtifactError(f"{path} holds probabilities of {array.shape}, which do not fit a grid of {geometry.shape}")
+
+    def slabs() -> Iterator[tuple[slice, np.ndarray]]:
+        for part in slab_slices(array.shape):
+            try:
+                yield part, np.asarray(array[:, part], dtype=np.float32)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise ArtifactError(f"{path} cannot be read as probabilities: {error}") from None
+
+    return Prediction(case_id=case_id, geometry=geometry, slabs=slabs())
+
+
 def _read_npz(path: Path) -> np.ndarray:
     with np.load(path) as archive:
         return np.asarray(archive["probabilities"])

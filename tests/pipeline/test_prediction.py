@@ -19,79 +19,19 @@ from PIL import Image as Picture
 
 from autoseg.codec import write_json
 from autoseg.errors import DatasetError, SettingsError
-from autoseg.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics
+from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.geometry import Geometry, Reorientation
 from autoseg.image import Image, read_image, read_segmentation, write_image
-from autoseg.inference.ensemble import Ensemble, Member
-from autoseg.inference.model import ModelRecord, write_checkpoint
 from autoseg.inference.predictor import InferenceOptions
 from autoseg.inference.run_length import decode_runs, encode_runs
-from autoseg.labels import LabelScheme
-from autoseg.networks.factory import build_network
 from autoseg.pipeline.gate import InputGate
 from autoseg.pipeline.outputs import ExtraOutputs
 from autoseg.pipeline.predict import ensemble_predict
 from autoseg.pipeline.predictor import Predictor
-from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan
 from autoseg.workspace import Workspace
 
-LABELS = LabelScheme.from_table({"background": 0, "liver": 3, "big tumor": 200}, where="test")
+MakeWorkspace = Callable[..., Workspace]
 CODES = ["".join(c) for axes in itertools.permutations(("LR", "PA", "SI")) for c in itertools.product(*axes)]
-
-
-def make_workspace(folder: Path, *, ndim: int = 3, ending: str = ".nii.gz", scheme: str = "zscore") -> Workspace:
-    """A workspace that predicts with a network that nobody trained."""
-    workspace = Workspace.create(folder, None)
-    statistics = IntensityStatistics(
-        mean=50, median=50, std=20, min=-100, max=200, percentile_00_5=0, percentile_99_5=100
-    )
-    configuration = Configuration(
-        name="2d" if ndim == 2 else "3d_fullres",
-        data="2d" if ndim == 2 else "3d_fullres",
-        spacing=(1.0,) * ndim,
-        median_shape=(12.0,) * ndim,
-        patch_size=(8,) * ndim,
-        batch_size=2,
-        batch_dice=False,
-        normalization=(NormalizationPlan(scheme=scheme, statistics=statistics if scheme == "ct" else None),),
-        network=NetworkPlan(
-            name="unet",
-            features=(4, 8),
-            strides=((1,) * ndim, (2,) * ndim),
-            kernel_sizes=((3,) * ndim,) * 2,
-            encoder_blocks=(1, 1),
-            decoder_blocks=(1,),
-        ),
-    )
-    plan = Plan(
-        planner="unet",
-        dataset="Dataset001_Test",
-        channels=("CT",),
-        labels=LABELS,
-        file_ending=ending,
-        gpu_memory_gb=8.0,
-        gpu_memory_source="test",
-        orientation="SPL" if ndim == 3 else None,
-        transpose=tuple(range(ndim)),
-        median_spacing=(1.0,) * ndim,
-        median_shape=(12.0,) * ndim,
-        configurations=(configuration,),
-    )
-    write_json(plan, workspace.plan_path)
-    torch.manual_seed(1)
-    network = build_network(configuration.network, num_channels=1, num_outputs=3)
-    record = ModelRecord(
-        configuration=configuration,
-        labels=LABELS,
-        num_channels=1,
-        mirror_axes=(),
-        iterations=0,
-        plan_digest="",
-    )
-    write_checkpoint(workspace.run(configuration.name, 0).final, record=record, weights=network.state_dict())
-    ensemble = Ensemble(members=(Member(configuration=configuration.name, folds=(0,)),), selection="given")
-    write_json(ensemble, workspace.ensemble_path)
-    return workspace
 
 
 def make_image(seed: int = 0, *, shape: tuple[int, ...] = (9, 11, 13), spacing: float = 1.0, **grid: object) -> Image:
@@ -100,9 +40,9 @@ def make_image(seed: int = 0, *, shape: tuple[int, ...] = (9, 11, 13), spacing: 
     return Image(array=array, geometry=geometry)
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return make_workspace(tmp_path_factory.mktemp("untrained"))
+@pytest.fixture
+def workspace(untrained_workspace: Workspace) -> Workspace:
+    return untrained_workspace
 
 
 @pytest.fixture
@@ -145,7 +85,7 @@ def test_oblique_images_keep_their_grid(workspace: Workspace, tmp_path: Path, an
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".tif"])
-def test_results_come_in_the_format_of_the_images(tmp_path: Path, ending: str) -> None:
+def test_results_come_in_the_format_of_the_images(make_workspace: MakeWorkspace, tmp_path: Path, ending: str) -> None:
     workspace = make_workspace(tmp_path / "workspace", ending=ending)
     write_image(tmp_path / "in" / f"a_0000{ending}", make_image())
     predict(workspace, tmp_path / "in", tmp_path / "out")
@@ -156,7 +96,7 @@ def test_results_come_in_the_format_of_the_images(tmp_path: Path, ending: str) -
     assert len(found.values) > 1
 
 
-def test_pictures_come_back_as_pictures(tmp_path: Path) -> None:
+def test_pictures_come_back_as_pictures(make_workspace: MakeWorkspace, tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "workspace", ndim=2, ending=".png")
     (tmp_path / "in").mkdir()
     values = np.random.default_rng(0).integers(0, 255, (20, 31)).astype(np.uint8)
@@ -248,8 +188,8 @@ def test_memory_is_forecast_and_a_limit_that_cannot_be_kept_is_refused_first(
     assert not list((tmp_path / "other").glob("*.nii.gz"))
 
 
-def gate(make: Callable[..., Workspace] = make_workspace, *, folder: Path, scheme: str) -> InputGate:
-    plan = make(folder, scheme=scheme).load_plan()
+def gate(make_workspace: MakeWorkspace, *, folder: Path, scheme: str) -> InputGate:
+    plan = make_workspace(folder, scheme=scheme).load_plan()
     cases = tuple(
         CaseFingerprint(id=f"c{i}", spacing=(s,) * 3, shape=(9, 11, 13), cropped_shape=(9, 11, 13), orientation="SPL")
         for i, s in enumerate((1.0, 1.2))
@@ -266,8 +206,10 @@ def gate(make: Callable[..., Workspace] = make_workspace, *, folder: Path, schem
     )
 
 
-def test_the_gate_lets_training_like_images_pass_and_names_what_is_foreign(tmp_path: Path) -> None:
-    ct = gate(folder=tmp_path / "ct", scheme="ct")
+def test_the_gate_lets_training_like_images_pass_and_names_what_is_foreign(
+    make_workspace: MakeWorkspace, tmp_path: Path
+) -> None:
+    ct = gate(make_workspace, folder=tmp_path / "ct", scheme="ct")
     assert ct.examine(make_image()).warnings == ()
     assert ct.examine(make_image()).refusals == ()
     wide = ct.examine(make_image(spacing=3.0))
@@ -279,13 +221,13 @@ def test_the_gate_lets_training_like_images_pass_and_names_what_is_foreign(tmp_p
     assert "none of them like the training foreground's" in ct.examine(shifted).refusals[0]
     flat = replace(shifted, array=np.full_like(shifted.array, 7))
     assert "every voxel of CT has the intensity 7" in ct.examine(flat).refusals[0]
-    mr = gate(folder=tmp_path / "mr", scheme="zscore")
+    mr = gate(make_workspace, folder=tmp_path / "mr", scheme="zscore")
     assert mr.examine(shifted).refusals == ()  # intensities of an MRI mean nothing by themselves
 
 
-def test_foreign_images_are_refused_unless_the_user_insists(tmp_path: Path) -> None:
+def test_foreign_images_are_refused_unless_the_user_insists(make_workspace: MakeWorkspace, tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "workspace", scheme="ct")
-    write_json(gate(folder=tmp_path / "gate", scheme="ct").fingerprint, workspace.fingerprint_path)
+    write_json(gate(make_workspace, folder=tmp_path / "gate", scheme="ct").fingerprint, workspace.fingerprint_path)
     for name, spacing in (("good", 1.0), ("tiny", 0.1), ("wide", 3.0)):
         write_image(tmp_path / "in" / f"{name}_0000.nii.gz", make_image(spacing=spacing))
     report = predict(workspace, tmp_path / "in", tmp_path / "out")
