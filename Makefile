@@ -8,7 +8,7 @@ CHECKED := autoseg planners trainers tests benchmarks setup.py
 # setup.py lays autoseg, planners and trainers out as they are imported; mypy reads that tree.
 BUILT := build/typecheck
 
-.PHONY: demo test lint typecheck unittest test-faults clean
+.PHONY: demo test lint typecheck unittest test-faults test-fuzz clean
 
 demo: $(VENV)/installed
 	$(BIN)/autoseg demo --workspace demo
@@ -34,6 +34,10 @@ unittest: $(VENV)/installed-dev
 # Hundreds of kills, full disks, damaged files; about 20 minutes. FAULTS="--kills 400 --seed 1" for others.
 test-faults: $(VENV)/installed-dev
 	$(BIN)/python tests/faults/campaign.py $(FAULTS)
+
+# The same laws with forty times as many inputs, other ones each time; about 15 minutes.
+test-fuzz: $(VENV)/installed-dev
+	$(BIN)/pytest tests/fuzz --hypothesis-profile long
 
 clean:
 	rm -rf $(VENV) build dist autoseg.egg-info demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

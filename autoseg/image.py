@@ -16,10 +16,11 @@ import SimpleITK as sitk
 from autoseg.atomic import atomic_path
 from autoseg.errors import DatasetError
 from autoseg.geometry import Geometry
-from autoseg.nifti import check_nifti_is_complete, is_nifti, write_with_rotation
-from autoseg.slices import map_tiff, slice_files
+from autoseg.nifti import check_nifti_grid, check_nifti_is_complete, is_nifti, write_with_rotation
+from autoseg.slices import check_tiff_is_complete, map_tiff, slice_files
 
 _WIDEST_TABLE = 2**20
+_LARGEST_LABEL = 2**31 - 1  # of those stored as floating-point numbers
 _TIFF = (".tif", ".tiff")
 
 
@@ -102,6 +103,7 @@ def read_header(path: Path, *, frame: int | None = None) -> ImageHeader:
     if path.is_dir():
         array, geometry = _read(path)  # the distance between slices follows from all of their headers
         return ImageHeader(geometry=geometry, num_channels=len(array))
+    check_nifti_grid(path)
     reader = sitk.ImageFileReader()
     is_rectified = False
     try:
@@ -178,7 +180,7 @@ def read_segmentation(path: Path, *, frame: int | None = None) -> Segmentation:
     labels = array[0]
     if not np.issubdtype(labels.dtype, np.integer):
         rounded = np.rint(labels)
-        is_odd = (rounded != labels) | ~np.isfinite(labels)
+        is_odd = (rounded != labels) | ~(np.abs(labels) <= _LARGEST_LABEL)  # so written, it holds for NaN too
         if is_odd.any():
             raise DatasetError(f"{path} holds {labels[is_odd][0]}, which is not an integer label")
         labels = rounded.astype(np.int32)
@@ -223,6 +225,9 @@ def _to_itk(array: np.ndarray, geometry: Geometry) -> sitk.Image:
 def _read(path: Path, frame: int | None = None) -> tuple[np.ndarray, Geometry]:
     """Voxels as (c, ...) in the stored type, and their grid."""
     check_nifti_is_complete(path)
+    check_nifti_grid(path)
+    if path.suffix.lower() in _TIFF:
+        check_tiff_is_complete(path)
     if path.suffix.lower() in _TIFF and (mapped := map_tiff(path)) is not None:
         spacing = _tiff_spacing(path, mapped.ndim) or (1.0,) * mapped.ndim
         return mapped[None], Geometry(shape=mapped.shape, spacing=spacing[::-1])

@@ -20,6 +20,7 @@ from autoseg.errors import DatasetError
 
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one
 _CHUNK = 1 << 20
+_LARGEST_LENGTH = 1e12  # of anything in a header that says where voxels lie
 _LEAST_STRETCH = 0.1  # smallest singular value of three unit vectors that still span space
 _FLOATS = {16: "f4", 64: "f8"}  # NIfTI's codes of data types
 
@@ -34,6 +35,8 @@ class _Layout:
     dimensions: tuple[str, int]
     offset: tuple[str, int]
     spacing: tuple[str, int]
+    codes: tuple[str, int]
+    quaternion: tuple[str, int]
     directions: tuple[str, int]
 
 
@@ -44,6 +47,8 @@ _LAYOUTS = {
         "dimensions": ("8h", 40),
         "offset": ("f", 108),
         "spacing": ("3f", 80),
+        "codes": ("2h", 252),
+        "quaternion": ("6f", 256),
         "directions": ("12f", 280),
     },
     540: {
@@ -52,6 +57,8 @@ _LAYOUTS = {
         "dimensions": ("8q", 16),
         "offset": ("q", 168),
         "spacing": ("3d", 112),
+        "codes": ("2i", 344),
+        "quaternion": ("6d", 352),
         "directions": ("12d", 400),
     },
 }
@@ -91,6 +98,40 @@ def check_nifti_is_complete(path: Path) -> None:
         raise DatasetError(f"{path} is truncated or damaged: {error}") from None
     if found < expected % 2**32:
         raise DatasetError(f"{path} is truncated: its header announces {expected} bytes, {found} are there")
+
+
+def check_nifti_grid(path: Path) -> None:
+    """Refuse a header whose position, directions or voxel sizes are no usable numbers: ITK may never return from them.
+
+    Args:
+        path: A ``.nii`` or ``.nii.gz`` file; others, and those without such a header, are left alone.
+
+    Raises:
+        DatasetError: When one of the numbers that count is infinite, NaN or absurdly large.
+    """
+    if not is_nifti(path):
+        return
+    try:
+        with _open(path) as file:
+            header = file.read(_HEADER_BYTES)
+    except (OSError, EOFError, zlib.error):  # the reader will judge
+        return
+    layout = _layout(header)
+    if layout is None:
+        return
+
+    def entries(place: tuple[str, int]) -> tuple[float, ...]:
+        return struct.unpack_from(layout.order + place[0], header, place[1])
+
+    has_quaternion, has_directions = (code > 0 for code in entries(layout.codes))
+    numbers = [
+        *entries(layout.spacing)[: max(0, int(entries(layout.dimensions)[0]))],
+        *(entries(layout.quaternion) if has_quaternion else ()),
+        *(entries(layout.directions) if has_directions else ()),
+    ]
+    for number in numbers:
+        if not abs(number) < _LARGEST_LENGTH:  # so written, it holds for NaN too
+            raise DatasetError(f"{path} has an impossible grid: its header says {number:g} where a length is meant")
 
 
 def count_nonfinite(path: Path) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,20 +12,7 @@ import pytest
 from autoseg.geometry import Geometry
 from autoseg.image import Image, Segmentation
 from autoseg.interop.nnunet_reading import read_plans
-from autoseg.labels import LabelScheme
-from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan, ResamplingPlan
-
-
-def _network(ndim: int) -> NetworkPlan:
-    """Preprocessing never looks at the network; this one divides every patch."""
-    return NetworkPlan(
-        name="unet",
-        features=(4,),
-        strides=((1,) * ndim,),
-        kernel_sizes=((3,) * ndim,),
-        encoder_blocks=(1,),
-        decoder_blocks=(),
-    )
+from autoseg.plan import Plan
 
 
 def _golden_plan(folder: Path) -> Plan:
@@ -39,51 +25,6 @@ def _golden_plan(folder: Path) -> Plan:
 def golden_plan() -> Callable[[Path], Plan]:
     """Our form of the plan that nnU-Net made; takes a folder of golden/nnunet."""
     return _golden_plan
-
-
-@pytest.fixture(scope="session")
-def make_plan() -> Callable[..., Plan]:
-    """A plan with one configuration; unless asked otherwise it leaves grids and intensities as they are."""
-
-    def make(
-        *,
-        spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
-        transpose: tuple[int, ...] = (0, 1, 2),
-        orientation: str | None = None,
-        channels: tuple[str, ...] = ("MR",),
-        labels: dict[str, Any] | None = None,
-        normalization: NormalizationPlan | None = None,
-        resampling: ResamplingPlan | None = None,
-    ) -> Plan:
-        normalization = normalization or NormalizationPlan(scheme="none")
-        configuration = Configuration(
-            name="3d_fullres",
-            data="3d_fullres",
-            spacing=spacing,
-            median_shape=(8.0,) * len(spacing),
-            patch_size=(8,) * len(spacing),
-            batch_size=2,
-            batch_dice=False,
-            normalization=(normalization,) * len(channels),
-            resampling=resampling or ResamplingPlan(),
-            network=_network(len(spacing)),
-        )
-        return Plan(
-            planner="unet",
-            dataset="test",
-            channels=channels,
-            labels=LabelScheme.from_table(labels or {"background": 0, "a": 1, "b": 2}, where="dataset.json"),
-            file_ending=".nii.gz",
-            gpu_memory_gb=8,
-            gpu_memory_source="test",
-            orientation=orientation,
-            transpose=transpose,
-            median_spacing=spacing,
-            median_shape=(8,) * len(transpose),
-            configurations=(configuration,),
-        )
-
-    return make
 
 
 @pytest.fixture(scope="session")
