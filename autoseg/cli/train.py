@@ -105,7 +105,7 @@ def train(
     messages.quiet = messages.quiet or not ranks.is_first
     if not ranks.is_alone:
         device = choose_device(device, local_rank=ranks.local_rank)
-    num_trained = 0
+    trained = []
     with joined(ranks, device):
         for report in _reports(
             found,
@@ -120,11 +120,23 @@ def train(
             ranks=ranks,
             progress=progress,
         ):
-            num_trained += 1
-            if ranks.is_first:
+            if ranks.is_first:  # the others stay silent
+                trained.append(report.configuration)
                 output.print(report.summary(), markup=False, highlight=False)
-    if num_trained == 0:
+    _tell_of_all_folds(found, configuration, trained, progress)
+
+
+def _tell_of_all_folds(
+    workspace: Workspace, configuration: str, trained: Sequence[str], progress: ConsoleProgress
+) -> None:
+    """Once the last fold of a configuration is there, say what all of them came to."""
+    from autoseg.pipeline.cross_validation import cross_validation
+
+    if not trained:
         progress.message(_nothing_to_do(configuration))
+    for name in dict.fromkeys(trained):
+        if (whole := cross_validation(workspace, name)) is not None:
+            output.print(whole.summary(), markup=False, highlight=False)
 
 
 def _nothing_to_do(configuration: str) -> str:

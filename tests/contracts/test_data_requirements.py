@@ -57,6 +57,7 @@ SHOWN_BY = {
     "R031 2D images": (
         "contracts/test_data_requirements.py::test_2d_png_images_are_planned_and_preprocessed",
         "test_image.py::test_png_images_have_two_axes",
+        "end_to_end/test_ultrasound.py::test_png_images_are_learned",
     ),
     "R101 metadata, stratified and grouped folds": (
         "test_splits.py::test_every_fold_gets_its_share_of_each_domain",
@@ -89,6 +90,8 @@ SHOWN_BY = {
     "R112 cross-validation": (
         "test_splits.py::test_every_case_is_held_out_exactly_once",
         "test_splits.py::test_every_case_is_held_out_once_and_no_group_is_torn",
+        "pipeline/test_cross_validation.py::test_means_and_deviations_are_those_of_the_folds",
+        "pipeline/test_cross_validation.py::test_train_tells_of_all_folds_after_the_last",
     ),
     "R201 values 500, 600, 420, 550, 205, 820, 850, and the stray 421": (
         "contracts/test_data_requirements.py::test_values_of_whole_heart_labels_become_one_to_seven",
