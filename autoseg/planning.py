@@ -43,11 +43,16 @@ class NetworkRequest:
         name: In the network registry.
         label: What its configurations' names end in, after "@".
         options: Options of the network, ``name=value`` each.
+        patch: Voxels (z, y, x) of its patch, axes as stored; smaller where the median case or the memory is. 2D
+            configurations take the plane's. None leaves it to the planner.
+        bases: Configurations to plan it for, such as "3d_fullres"; empty for all.
     """
 
     name: str
     label: str
     options: tuple[str, ...] = ()
+    patch: tuple[int, int, int] | None = None
+    bases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,7 @@ class PresetPlanner:
                 num_channels=len(dataset.channels),
                 labels=dataset.labels,
                 case_voxels=grid.num_voxels,
+                patch=_in_plan_order(budget.network.patch, grid),
             )
             sized = network_sizer.plan_all(configurations, num_cases=dataset.declared_count)
             configurations, refused = sized.configurations, sized.notes
@@ -163,6 +164,11 @@ class _ConfigurationMaker:
                 "previous_stage": reasons.ALONE,
             },
         )
+
+
+def _in_plan_order(patch: tuple[int, int, int] | None, grid: Grid) -> tuple[int, ...] | None:
+    """The patch that was asked for, of which images of two axes take the plane."""
+    return None if patch is None else tuple(patch[-len(grid.transpose) :][axis] for axis in grid.transpose)
 
 
 def _smaller_network(preset: PlannerPreset, grid: Grid, *, num_cases: int) -> list[str]:

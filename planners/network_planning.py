@@ -16,13 +16,17 @@ from autoseg.planners.wording import voxels
 _FEWEST_SUPERVISED_STAGES = 3  # two stages have one output only: there is nothing coarser to supervise
 
 
-def topology_for(rules: NetworkRules, spacing: Sequence[float], size: Sequence[float]) -> Topology:
+def topology_for(
+    rules: NetworkRules, spacing: Sequence[float], size: Sequence[float], *, keep: Sequence[int] = ()
+) -> Topology:
     """Stages of a network on a patch, and the patch rounded up to what they divide.
 
     Args:
         rules: What the network needs.
         spacing: Millimeters per axis, 2 or 3.
         size: Voxels per axis that the patch should at least have.
+        keep: Axes that are halved less often rather than rounded up, where the network leaves its stages to the
+            planner and the length is even enough.
 
     Raises:
         PlanError: When the network has no form with so many axes.
@@ -35,10 +39,28 @@ def topology_for(rules: NetworkRules, spacing: Sequence[float], size: Sequence[f
     if rules.stages is not None:
         return _rounded(rules.stages(spacing, edges), edges)
     found = network_topology(spacing, edges)
-    if rules.max_stages is None or len(found.strides) <= rules.max_stages:
+    is_cut = rules.max_stages is not None and len(found.strides) > rules.max_stages
+    if not is_cut and not keep:
         return found
     cut = Stages(strides=found.strides[: rules.max_stages], kernel_sizes=found.kernel_sizes[: rules.max_stages])
-    return _rounded(cut, edges)
+    return _rounded(_halved_while_even(cut, edges, keep) if keep else cut, edges)
+
+
+_FEWEST_HALVINGS = 2  # an axis that cannot be halved so often is rounded up after all
+
+
+def _halved_while_even(stages: Stages, edges: Sequence[float], keep: Sequence[int]) -> Stages:
+    """The stages without the strides that the kept axes do not divide by; stages without any stride go."""
+    left = [round(edge) for edge in edges]
+    kept = {axis for axis in keep if left[axis] % min(stages.divisor[axis], 2**_FEWEST_HALVINGS) == 0}
+    strides, kernels = [stages.strides[0]], [stages.kernel_sizes[0]]
+    for wanted, kernel in zip(stages.strides[1:], stages.kernel_sizes[1:], strict=True):
+        stride = tuple(1 if axis in kept and left[axis] % step else step for axis, step in enumerate(wanted))
+        left = [n // step for n, step in zip(left, stride, strict=True)]
+        if max(stride) > 1:
+            strides.append(stride)
+            kernels.append(kernel)
+    return Stages(strides=tuple(strides), kernel_sizes=tuple(kernels))
 
 
 def _rounded(stages: Stages, edges: Sequence[float]) -> Topology:

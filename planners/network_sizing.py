@@ -72,6 +72,7 @@ class NetworkSizer:
         num_channels: Channels of the images.
         labels: What is segmented.
         case_voxels: Of the median case at full resolution.
+        patch: Voxels per axis that were asked for, in the plan's order; None starts as the preset does.
     """
 
     request: NetworkRequest
@@ -80,6 +81,7 @@ class NetworkSizer:
     num_channels: int
     labels: LabelScheme
     case_voxels: float
+    patch: tuple[int, ...] | None = None
 
     @property
     def rules(self) -> NetworkRules:
@@ -98,7 +100,8 @@ class NetworkSizer:
         """
         made, problems = list[Configuration](), list[str]()
         for configuration in planned:
-            if configuration.ndim not in self.rules.dims:
+            base = configuration.name.partition("@")[0]
+            if configuration.ndim not in self.rules.dims or (self.request.bases and base not in self.request.bases):
                 continue
             if configuration.previous_stage is not None:
                 made += self._cascade(configuration, made)
@@ -108,8 +111,8 @@ class NetworkSizer:
             except PlanError as error:
                 problems.append(f"{configuration.name}: {error}")
         if not made:
-            dims = " or ".join(f"{n}D" for n in self.rules.dims)
-            reason = "; ".join(problems) or f"the dataset gives no {dims} configuration"
+            wanted = " or ".join(self.request.bases or [f"{n}D" for n in self.rules.dims])
+            reason = "; ".join(problems) or f"the dataset gives no {wanted} configuration"
             raise PlanError(f"the network {self.request.name} cannot be planned: {reason}")
         notes = tuple(f"{self.request.name} was not planned as {problem}" for problem in problems)
         return SizedNetwork(configurations=share_data(made), notes=notes)
@@ -144,12 +147,17 @@ class NetworkSizer:
             patch_size=found.topology.patch_size,
             batch_size=batch,
             network=found.network,
-            reasons={**planned.reasons, **self._reasons(found, knobs, by_memory=by_memory, by_dataset=by_dataset)},
+            reasons={
+                **planned.reasons,
+                **self._reasons(found, knobs, by_memory=by_memory, by_dataset=by_dataset, asked=self._asked(planned)),
+            },
         )
 
     def _fit(self, planned: Configuration) -> tuple[_Candidate, str]:
         """Turn the knobs until a step fits; the candidate and what was turned, in words."""
         topologies = list(self._patches(planned))
+        if not topologies:
+            raise PlanError(f"a patch of {voxels(self.patch or ())} voxels is too small for {self.request.name}")
         enough = min(_ENOUGH_VOXELS[planned.ndim], math.prod(topologies[0].patch_size))
         large = [t for t in topologies if math.prod(t.patch_size) >= enough] or topologies[:1]
         smallest: _Candidate | None = None
@@ -177,10 +185,18 @@ class NetworkSizer:
         """Patches that may be tried, the largest first; each is shortened where it covers most of the median case."""
         spacing, median = planned.spacing, planned.median_shape
         start = starting_patch_size(spacing, median, self.preset.size_rule(planned.ndim).start_voxels)
-        now: Topology | None = topology_for(self.rules, spacing, start)
+        keep: tuple[int, ...] = ()
+        if (asked := self._asked(planned)) is not None:
+            start = tuple(min(a, n) for a, n in zip(asked, median, strict=True))
+            keep = tuple(axis for axis, n in enumerate(median) if asked[axis] <= n)
+        now: Topology | None = topology_for(self.rules, spacing, start, keep=keep)
         while now is not None and now.patch_size != now.divisor:  # one voxel at the bottom cannot be normalized
             yield now
             now = self._shorter(now, spacing, median)
+
+    def _asked(self, planned: Configuration) -> tuple[int, ...] | None:
+        """The patch that was asked for; a 2D configuration takes the plane."""
+        return None if self.patch is None else self.patch[-planned.ndim :]
 
     def _shorter(self, now: Topology, spacing: Sequence[float], median: Sequence[float]) -> Topology | None:
         coverage = [p / m for p, m in zip(now.patch_size, median, strict=True)]
@@ -239,14 +255,17 @@ class NetworkSizer:
         per_patch = max((twice - found.memory.gigabytes) / SMALLEST_BATCH, 1e-6)
         return SMALLEST_BATCH + int((self.memory_gb - found.memory.gigabytes) / per_patch)
 
-    def _reasons(self, found: _Candidate, knobs: str, *, by_memory: int, by_dataset: int) -> dict[str, str]:
+    def _reasons(
+        self, found: _Candidate, knobs: str, *, by_memory: int, by_dataset: int, asked: tuple[int, ...] | None
+    ) -> dict[str, str]:
         network, rules = found.network, self.rules
         published = [f"schedule={rules.training.schedule}"] if rules.training.schedule else []
         published += [f"loss={rules.training.loss}"] if rules.training.loss else []
         recipe = f"; published with {' '.join(f'--set {p}' for p in published)}" if published else ""
         return {
             "patch_size": (
-                f"a step with {SMALLEST_BATCH} patches was estimated to take {found.memory.gigabytes:.1f} of "
+                f"{_as_asked(asked, found.topology.patch_size)}a step "
+                f"with {SMALLEST_BATCH} patches was estimated to take {found.memory.gigabytes:.1f} of "
                 f"{self.memory_gb:g} GB; the patch divides by {voxels(network.divisor)}{knobs}"
             ),
             "batch_size": (
@@ -259,6 +278,17 @@ class NetworkSizer:
                 f"{recipe}"
             ),
         }
+
+
+def _as_asked(asked: tuple[int, ...] | None, taken: tuple[int, ...]) -> str:
+    if asked is None:
+        return ""
+    if asked == taken:
+        return f"{voxels(asked)} as asked for; "
+    return (
+        f"{voxels(asked)} were asked for; cut to the median case and to what fits into memory, and rounded to what the "
+        "network divides by; "
+    )
 
 
 def _in_words(width: float, *, checkpointing: bool) -> str:

@@ -53,6 +53,10 @@ Stratify = Annotated[
 NetworkOptions = Annotated[
     list[str] | None, typer.Option("--network-option", help="An option of that network, name=value; repeatable.")
 ]
+Patch = Annotated[
+    tuple[int, int, int] | None,
+    typer.Option("--patch", metavar="Z Y X", help="Voxels of that network's patch, where case and memory allow it."),
+]
 Variant = Annotated[
     str | None, typer.Option("--as", help="End the names of its configurations in @NAME instead of the network's name.")
 ]
@@ -83,6 +87,7 @@ def plan_and_preprocess(
     network: Network = None,
     network_option: NetworkOptions = None,
     variant: Variant = None,
+    patch: Patch = None,
     configurations: Configurations = None,
     folds: Folds = None,
     split_by: SplitBy = None,
@@ -116,6 +121,7 @@ def plan_and_preprocess(
         network=network,
         network_options=network_option or (),
         variant=variant,
+        patch=patch,
         configurations=configurations,
         split=_split_rule(folds, split_by, stratify),
         intensities=normalization or (),

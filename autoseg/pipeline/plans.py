@@ -26,30 +26,45 @@ def stamp(plan: Plan, fingerprint: Fingerprint, budget: PlannerBudget) -> Plan:
     given = to_plain(budget)
     if budget.network is None:
         del given["network"]  # as the requests of plans are that were made before networks could be chosen
+    else:
+        given["network"] = {key: value for key, value in given["network"].items() if key != "bases"}
+        if budget.network.patch is None:  # likewise, before patches could be
+            del given["network"]["patch"]
     request = digest([plan.planner, plan.channels, plan.labels, fingerprint, given])
     return replace(plan, configurations=tuple(replace(c, request=request) for c in plan.configurations))
 
 
-def request_network(name: str | None, options: Sequence[str], label: str | None) -> NetworkRequest | None:
+def request_network(
+    name: str | None,
+    options: Sequence[str],
+    label: str | None,
+    *,
+    patch: tuple[int, int, int] | None = None,
+    bases: Sequence[str] = (),
+) -> NetworkRequest | None:
     """What a planner is asked for.
 
     Args:
         name: Name in the network registry, or ``package.module:Class``, which this process then knows.
         options: ``name=value`` each.
         label: Ending of the configurations' names; None takes the network's name.
+        patch: Voxels (z, y, x) of its patch, axes as stored; None leaves it to the planner.
+        bases: Configurations to plan it for; empty for all.
 
     Raises:
         SettingsError: When there is no such network, or options come without one.
     """
     if name is None:
-        if options or label is not None:
-            raise SettingsError("options and a name of a network need the network: --network unet, for instance")
+        if options or label is not None or patch is not None:
+            raise SettingsError("options, patch and name of a network need the network: --network unet, for instance")
         return None
     label = label or name.rpartition(":")[2]
     if not label.replace("_", "").replace("-", "").isalnum():
         raise SettingsError(f"--as {label}: a name of letters, digits, - and _ is needed")
     NETWORKS.accept(name)
-    return NetworkRequest(name=name, label=label, options=tuple(options))
+    if patch is not None and min(patch) < 1:
+        raise SettingsError(f"--patch must be positive numbers of voxels, got {' '.join(map(str, patch))}")
+    return NetworkRequest(name=name, label=label, options=tuple(options), patch=patch, bases=tuple(bases))
 
 
 def require_network(plan: Plan, request: NetworkRequest | None) -> None:

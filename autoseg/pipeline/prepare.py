@@ -51,6 +51,8 @@ def plan_and_preprocess(
     network: str | None = None,
     network_options: Sequence[str] = (),
     variant: str | None = None,
+    patch: tuple[int, int, int] | None = None,
+    bases: Sequence[str] = (),
     configurations: Sequence[str] | None = None,
     split: SplitRule | None = None,
     intensities: Sequence[str] = (),
@@ -70,6 +72,8 @@ def plan_and_preprocess(
             "3d_fullres@maunet" with this network. None takes the planner's own.
         network_options: Options of that network, ``name=value`` each.
         variant: What the names of its configurations end in, instead of the network's name.
+        patch: Voxels (z, y, x) of the network's patch, axes as stored, where case and memory allow it.
+        bases: Configurations to plan the network for, such as "3d_fullres"; empty for all.
         configurations: Names to preprocess; None takes all.
         split: How to make folds; None does as before, at first as nnU-Net does, groups kept together.
         intensities: What is asked of channels, such as "CT=window(-42,423)" or "n4+zscore"; see
@@ -92,7 +96,7 @@ def plan_and_preprocess(
     workers = default_workers() if workers is None else workers
     loaded = load_dataset(source)
     chosen = PLANNERS.get(planner, allow_reference=True)()  # before any work: a typo should not cost minutes
-    request = request_network(network, network_options, variant)
+    request = request_network(network, network_options, variant, patch=patch, bases=bases)
     with hold(Workspace(folder).preparation_lock, f"the preparation of {folder}", tell=progress.message):
         remove_leftovers(folder)
         space = Workspace.create(folder, source.root, source=remembered(source, loaded))

@@ -11,7 +11,7 @@ from autoseg.dataset import Dataset
 from autoseg.errors import PlanError, SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.networks.memory import estimate_memory
-from autoseg.plan import Plan
+from autoseg.plan import Configuration, Plan
 from autoseg.planners.unet import UNetPlanner
 from autoseg.planning import NetworkRequest, PlannerBudget
 
@@ -96,3 +96,28 @@ def test_options_reach_the_plan(plan_for: Callable[..., Plan]) -> None:
 def test_wrong_options_are_named(option: str, complaint: str, plan_for: Callable[..., Plan]) -> None:
     with pytest.raises(SettingsError, match=complaint):
         plan_for("unet", SMALL, option)
+
+
+def test_a_patch_that_was_asked_for(
+    make_fingerprint: Callable[..., Fingerprint], make_dataset: Callable[..., Dataset]
+) -> None:
+    """It is taken as it is where it can be: an axis is halved less often rather than rounded up; else it is cut."""
+
+    def planned(shape: tuple[int, ...], patch: tuple[int, int, int], memory_gb: float = 40.0) -> Configuration:
+        request = NetworkRequest(name="unet", label="own", patch=patch, bases=("3d_fullres",))
+        budget = PlannerBudget(gpu_memory_gb=memory_gb, gpu_memory_source="test", network=request)
+        grids = [((1.0, 0.7, 0.7), shape)] * 3
+        plan = UNetPlanner().plan(make_dataset(num_labels=4, num_cases=50), make_fingerprint(grids), budget)
+        assert [c.name for c in plan.configurations] == ["3d_fullres@own"]
+        return plan.configurations[0]
+
+    exact = planned((160, 200, 200), (120, 128, 128))
+    assert exact.patch_size == (120, 128, 128)
+    assert exact.network.divisor == (8, 32, 32)
+    assert "120x128x128 as asked for" in exact.reasons["patch_size"]
+    cut = planned((40, 96, 96), (120, 128, 128))
+    assert cut.patch_size == (40, 96, 96)
+    assert "120x128x128 were asked for" in cut.reasons["patch_size"]
+    small = planned((160, 200, 200), (120, 128, 128), memory_gb=3.0)
+    assert math.prod(small.patch_size) < 120 * 128 * 128
+    assert "were asked for" in small.reasons["patch_size"]

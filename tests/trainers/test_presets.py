@@ -80,8 +80,8 @@ def test_one_cycle_is_that_of_torch(workspace: Workspace) -> None:
 
 
 def test_a_budget_of_iterations_is_kept_exactly(workspace: Workspace) -> None:
-    assert "iterations=40000" in PRESETS["whole_heart"]
-    record, rows = run(workspace, "whole_heart", "iterations=7")
+    assert "iterations=40000" in preset_settings("cm_trancaf")
+    record, rows = run(workspace, "cm_trancaf", "iterations=7")
     assert rows[-1].iterations == 7
     assert {row.learning_rate for row in rows} == {1e-5}
     assert record.configuration.batch_size == 8
