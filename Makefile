@@ -27,8 +27,9 @@ typecheck: $(VENV)/installed-dev
 	cd $(BUILT)/lib && $(CURDIR)/$(BIN)/mypy --strict --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache -p autoseg
 
+# One process per core, each with one thread: threads of several processes would wait for each other's.
 unittest: $(VENV)/installed-dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadscope
 	$(BIN)/pytest --doctest-modules --doctest-glob='*.md' --pyargs autoseg autoseg.planners autoseg.trainers docs
 
 # Hundreds of kills, full disks, damaged files; about 20 minutes. FAULTS="--kills 400 --seed 1" for others.

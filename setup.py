@@ -55,6 +55,7 @@ setup(
             "pre-commit>=4.0",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.8",
             "scipy-stubs>=1.14",
             "setuptools>=77",
