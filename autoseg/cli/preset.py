@@ -39,7 +39,9 @@ def show(name: Name) -> None:
     """Print each value of a preset with its reason and its source, and what it leaves out."""
     preset = find_preset(name)
     output.print(f"{preset.name}: {preset.summary}", markup=False, highlight=False)
-    table = Table("stage", Column("value", no_wrap=True), "why", "source", box=None, pad_edge=False)
+    table = Table(
+        Column("stage", no_wrap=True), Column("value", no_wrap=True), "why", "source", box=None, pad_edge=False
+    )
     for stage, row in preset.rows():
         table.add_row(stage, row.value, row.why, row.source)
     output.print(table)
