@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
 from autoseg.losses.factory import build_loss
+from autoseg.networks.base import SegmentationNetwork
 from autoseg.networks.catalog import network_rules
 from autoseg.networks.factory import build_network
 from autoseg.plan import NetworkPlan
@@ -41,6 +43,11 @@ def small_plan(name: str, strides: tuple[tuple[int, ...], ...], *features: int) 
 
 def dice_after_training(plan: NetworkPlan, sample: Sample, seed: int, *, steps: int, classes: int) -> float:
     """Mean Dice of the foreground classes on unseen examples."""
+    return trained(plan, sample, seed, steps=steps, classes=classes)[0]
+
+
+def trained(plan: NetworkPlan, sample: Sample, seed: int, *, steps: int, classes: int) -> tuple[float, list[float]]:
+    """Mean Dice of the foreground classes on unseen examples, and how much each gate attends to them."""
     torch.manual_seed(seed)
     labels = LabelScheme.from_table(
         {"background": 0, **{f"c{value}": value for value in range(1, classes + 1)}}, where="test"
@@ -64,7 +71,8 @@ def dice_after_training(plan: NetworkPlan, sample: Sample, seed: int, *, steps: 
         2 * ((found == c) & (target == c)).sum() / ((found == c).sum() + (target == c).sum())
         for c in range(1, classes + 1)
     ]
-    return float(torch.stack(scores).mean())
+    with torch.no_grad():
+        return float(torch.stack(scores).mean()), attention_on_object(network, images, target)
 
 
 def left_and_right(num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -108,6 +116,34 @@ def told_from_afar(num: int, generator: torch.Generator) -> tuple[Tensor, Tensor
     return images + 0.1 * torch.randn(images.shape, generator=generator), labels
 
 
+def distractors(num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Seven equal squares; the one on a dim field is labeled, the others lie far from it."""
+    images, labels = torch.zeros(num, 1, 64, 64), torch.zeros(num, 1, 64, 64, dtype=torch.int16)
+    for i in range(num):
+        row, column = (int(n) for n in torch.randint(8, 48, (2,), generator=generator))
+        images[i, 0, max(0, row - 8) : row + 12, max(0, column - 8) : column + 12] = 0.5
+        images[i, 0, row : row + 4, column : column + 4] = 1.5
+        labels[i, 0, row : row + 4, column : column + 4] = 1
+        placed = 0
+        while placed < 6:
+            y, x = (int(n) for n in torch.randint(0, 60, (2,), generator=generator))
+            if abs(y - row) > 14 or abs(x - column) > 14:
+                images[i, 0, y : y + 4, x : x + 4] = 1.5
+                placed += 1
+    return images + 0.2 * torch.randn(images.shape, generator=generator), labels
+
+
+def attention_on_object(network: torch.nn.Module, images: Tensor, labels: Tensor) -> list[float]:
+    """Of every gate: its mean attention on the object in that elsewhere."""
+    _, taps = cast("SegmentationNetwork", network).forward_features(images)
+    ratios = []
+    for name, attention in taps.items():
+        if name.startswith("attention"):
+            on_image = torch.nn.functional.interpolate(attention.float(), images.shape[2:], mode="bilinear")
+            ratios.append(float(on_image[labels > 0].mean() / on_image[labels == 0].mean()))
+    return ratios
+
+
 def main() -> None:
     """Train every pair and print what came of it."""
     torch.set_num_threads(1)
@@ -140,6 +176,16 @@ def main() -> None:
         for seed in SEEDS:
             found = [dice_after_training(p, sample, seed, steps=steps, classes=classes) for p in (with_it, without)]
             print(f"{name}, seed {seed}: {found[0]:.3f} with, {found[1]:.3f} without", flush=True)
+    for features, steps in (((8, 16, 16), 120), ((8, 16, 16), 60), ((4, 8, 8), 120)):
+        plain = small_plan("unet", ((1, 1), (2, 2), (2, 2)), *features)
+        for seed in SEEDS:
+            dice, ratios = trained(replace(plain, skip_gate="grid"), distractors, seed, steps=steps, classes=1)
+            without_gates = dice_after_training(plain, distractors, seed, steps=steps, classes=1)
+            print(
+                f"gates: distractors, features {features}, {steps} steps, seed {seed}: {dice:.3f} with, "
+                f"{without_gates:.3f} without, attention {ratios[0]:.1f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
