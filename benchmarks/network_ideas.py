@@ -46,14 +46,17 @@ def dice_after_training(plan: NetworkPlan, sample: Sample, seed: int, *, steps: 
     return trained(plan, sample, seed, steps=steps, classes=classes)[0]
 
 
-def trained(plan: NetworkPlan, sample: Sample, seed: int, *, steps: int, classes: int) -> tuple[float, list[float]]:
+def trained(
+    plan: NetworkPlan, sample: Sample, seed: int, *, steps: int, classes: int, num_channels: int | None = None
+) -> tuple[float, list[float]]:
     """Mean Dice of the foreground classes on unseen examples, and how much each gate attends to them."""
     torch.manual_seed(seed)
     labels = LabelScheme.from_table(
         {"background": 0, **{f"c{value}": value for value in range(1, classes + 1)}}, where="test"
     )
     generator = torch.Generator().manual_seed(seed)
-    num_channels = sample(1, generator)[0].shape[1]
+    if num_channels is None:
+        num_channels = sample(1, generator)[0].shape[1]
     network = build_network(plan, num_channels=num_channels, num_outputs=classes + 1)
     criterion = build_loss("dice_ce", labels=labels, batch_dice=True, num_scales=1)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
@@ -179,8 +182,10 @@ def main() -> None:
     for features, steps in (((8, 16, 16), 120), ((8, 16, 16), 60), ((4, 8, 8), 120)):
         plain = small_plan("unet", ((1, 1), (2, 2), (2, 2)), *features)
         for seed in SEEDS:
-            dice, ratios = trained(replace(plain, skip_gate="grid"), distractors, seed, steps=steps, classes=1)
-            without_gates = dice_after_training(plain, distractors, seed, steps=steps, classes=1)
+            dice, ratios = trained(
+                replace(plain, skip_gate="grid"), distractors, seed, steps=steps, classes=1, num_channels=1
+            )
+            without_gates, _ = trained(plain, distractors, seed, steps=steps, classes=1, num_channels=1)
             print(
                 f"gates: distractors, features {features}, {steps} steps, seed {seed}: {dice:.3f} with, "
                 f"{without_gates:.3f} without, attention {ratios[0]:.1f}",
