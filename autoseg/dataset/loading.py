@@ -99,7 +99,7 @@ def _read_table(path: Path) -> dict[str, Any]:
 def _check_files(dataset: Dataset) -> None:
     """Refuse missing files now: hours later they would stop a run half-way."""
     for case in (*dataset.training, *dataset.test):
-        if "/" in case.id or "\\" in case.id or case.id in (".", "..", ""):
+        if "/" in case.id or "\\" in case.id or case.id in (".", "..", "") or any(c < " " for c in case.id):
             raise DatasetError(f"{dataset.root}: case id {case.id!r} cannot be a file name")
         for path in case.images:
             if not path.is_file() and not is_series(path):

@@ -41,7 +41,11 @@ def bad(findings: Iterable[Finding]) -> list[Finding]:
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_a_killed_command_is_resumed_to_the_same_results(lab: Laboratory, step: int) -> None:
     assert bad(kills_by_time(lab, step, 1, random.Random(step))) == []
-    assert bad(kills_by_operation(lab, step, 1)) == []
+
+
+@pytest.mark.slow
+def test_a_command_killed_at_a_file_operation_is_resumed(lab: Laboratory) -> None:
+    assert bad(kills_by_operation(lab, 0, 1)) == []
 
 
 @pytest.mark.slow
@@ -56,7 +60,7 @@ def test_a_killed_worker_is_told_or_replaced(lab: Laboratory) -> None:
 
 @pytest.mark.slow
 def test_damaged_files_are_made_again_or_refused(lab: Laboratory) -> None:
-    assert bad(damaged_files(lab, random.Random(5), most=4)) == []
+    assert bad(damaged_files(lab, random.Random(5), most=2)) == []
 
 
 @pytest.mark.slow
