@@ -13,6 +13,7 @@ import pytest
 
 from autoseg.dataset import load_dataset
 from autoseg.errors import DatasetError, WorkerError
+from autoseg.memory import MemoryState
 from autoseg.parallel import WorkerPool, default_workers, map_cases
 
 
@@ -135,3 +136,19 @@ def test_a_script_without_a_guard_is_not_run_again(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["begun", "[1,", "2,", "3]"]
+
+
+def test_fewer_work_at_a_time_while_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less is free than the greediest process so far held: no second one may begin, and that is told once."""
+    told = list[str]()
+    with WorkerPool(2, tell=told.append) as pool:
+        assert sorted(pool.map(abs, [-1, 2, -3])) == [1, 2, 3]
+        least = min(worker.peak for worker in pool._crew.members)
+        assert least > 0
+        short = MemoryState(total=64 << 30, available=0, limited_by="the machine")
+        monkeypatch.setattr("autoseg.parallel.memory_state", lambda: short)
+        for worker in pool._crew.members:
+            worker.peak = 8 << 30
+        assert list(pool.map(abs, [-4, 5, -6, 7])) == [4, 5, 6, 7]
+    assert len(told) == 1
+    assert "memory is short: 0.0 GB are left, a case took up to 8.6 GB; 1 of 2 worker processes go on" in told[0]

@@ -23,7 +23,17 @@ from autoseg.inference.model import read_checkpoint
 from autoseg.workspace import Workspace
 
 # What may differ between two runs: wall time, and digests of files' times or of files that hold times.
-_VOLATILE = {"sha256", "seconds", "models_digest", "made_from", "waiting", "scores_digest", "kept", "predicted"}
+_VOLATILE = {
+    "sha256",
+    "seconds",
+    "models_digest",
+    "made_from",
+    "waiting",
+    "scores_digest",
+    "kept",
+    "predicted",
+    "times",
+}
 _DIGESTS_OF_FILES = {"files", "file_digests"}
 SETTINGS = ("--epochs", "2", "--set", "iterations_per_epoch=2", "--set", "validation_iterations=1", "--seed", "3")
 
