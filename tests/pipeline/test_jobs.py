@@ -91,14 +91,14 @@ def test_cascades_wait_for_the_missing_folds_of_their_previous_stage(cascade: Wo
 
 
 def test_a_fold_that_fails_does_not_keep_the_others_from_training(cascade: Workspace) -> None:
-    damaged = cascade.run("3d_lowres", 1).last
-    damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(b"nothing")
+    run = cascade.run("3d_lowres", 1)
+    run.root.mkdir(parents=True)
+    run.final.write_bytes(b"of a run whose log is gone")  # a damaged last checkpoint would give way to a new start
     result = CliRunner().invoke(app, ["train", "3d_lowres", "-w", str(cascade.root), *OPTIONS])
     text = " ".join(result.output.split())
     assert result.exit_code == 1, text
     assert "1 fold(s) are not trained: 3d_lowres fold1: " in text
-    assert "checkpoint_last.pt is not a complete checkpoint" in text
+    assert str(run.log) in text
     assert cascade.run("3d_lowres", 0).scores.is_file()
     config = TrainingConfig().with_settings(QUICK)
     with pytest.raises(JobsFailedError) as failed:
