@@ -182,6 +182,12 @@ class NetworkPlan:
         lengths = (len(self.strides), len(self.kernel_sizes), len(self.encoder_blocks), len(self.decoder_blocks) + 1)
         if stages < 1 or any(n != stages for n in lengths):
             raise ValueError(f"{stages} features do not fit the lengths {lengths} of strides, kernels and blocks")
+        for name in ("strides", "kernel_sizes"):
+            steps = getattr(self, name)
+            if any(len(step) != len(self.strides[0]) or min(step, default=0) < 1 for step in steps):
+                raise ValueError(f"{name} {steps} must be positive, one number per axis in every stage")
+        if min(*self.features, *self.encoder_blocks, *self.decoder_blocks) < 1:
+            raise ValueError(f"features {self.features} and blocks must be positive")
 
     @property
     def num_stages(self) -> int:

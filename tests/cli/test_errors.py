@@ -162,7 +162,7 @@ def test_a_typo_in_the_plan_offers_the_field(workspace: Workspace) -> None:
     plan["configurations"][0]["patchsize"] = plan["configurations"][0].pop("patch_size")
     workspace.plan_path.write_text(json.dumps(plan))
     assert_refused(
-        run("train", "2d", "0", "-w", workspace.root), "configurations[0].patchsize", "did you mean patch_size?"
+        run("train", "2d", "0", "-w", workspace.root), "configurations.2d.patchsize", "did you mean patch_size?"
     )
 
 

@@ -101,7 +101,8 @@ def test_plans_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("name", NORMALIZATIONS.names())
 def test_every_scheme_works_in_place_on_float32(name: str) -> None:
     channel = np.linspace(0, 255, 24, dtype=np.float32).reshape(2, 3, 4)
-    plan = NormalizationPlan(scheme=name, statistics=STATISTICS)
+    window = (20.0, 200.0) if name == "window" else None
+    plan = NormalizationPlan(scheme=name, statistics=STATISTICS, window=window)
     NORMALIZATIONS.get(name)(channel, plan, np.zeros(channel.shape, dtype=bool))
     assert channel.dtype == np.float32
     assert np.isfinite(channel).all()

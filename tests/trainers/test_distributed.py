@@ -160,11 +160,11 @@ def test_losses_and_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> No
 def test_torchrun_trains_what_one_process_trains_and_resumes_exactly(workspace: Workspace, tmp_path: Path) -> None:
     shared, killed = (Workspace(Path(shutil.copytree(workspace.root, tmp_path / name))) for name in ("two", "killed"))
     with subprocess.Popen(torchrun(killed), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        log, deadline = killed.run("2d", 0).log, time.monotonic() + 100
-        while not log.is_file() and process.poll() is None and time.monotonic() < deadline:
+        saved, deadline = killed.run("2d", 0).last, time.monotonic() + 100
+        while not saved.is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)  # torchrun hands it on
-    assert log.is_file()
+    assert saved.is_file()
     assert not killed.run("2d", 0).final.exists()
     text = ""
     for one in (shared, killed):
