@@ -36,7 +36,7 @@ unittest: $(VENV)/installed-dev
 test-faults: $(VENV)/installed-dev
 	$(BIN)/python tests/faults/campaign.py $(FAULTS)
 
-# The same laws with forty times as many inputs, other ones each time; about 15 minutes.
+# The same laws with forty times as many inputs, other ones each time; a matter of minutes to tens of minutes.
 test-fuzz: $(VENV)/installed-dev
 	$(BIN)/pytest tests/fuzz --hypothesis-profile long
 
