@@ -221,13 +221,39 @@ class NetworkPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlicePlan:
+    """How a 2D network sees a volume: in stacks of neighboring slices, of which it segments the middle one.
+
+    Args:
+        context: Slices of a stack, an odd number; beyond the volume's border its last slice is repeated.
+        axes: Plan axes across which slices are cut. Training draws one of them for every patch; prediction cuts along
+            all of them and averages.
+    """
+
+    context: int = 5
+    axes: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if self.context < 1 or self.context % 2 == 0:
+            raise ValueError(f"context must be an odd number of slices, got {self.context}")
+        if not self.axes or len(set(self.axes)) != len(self.axes) or not set(self.axes) <= {0, 1, 2}:
+            raise ValueError(f"axes must be one or more of 0, 1 and 2, got {self.axes}")
+
+    @staticmethod
+    def in_plane(axis: int) -> tuple[int, int]:
+        """Plan axes that the rows and columns of a slice run along, if it is cut across ``axis``."""
+        first, second = (other for other in range(3) if other != axis)
+        return first, second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """One way to train: resolution, patch, batch and network. Axes are transposed as the plan says.
 
     Args:
         name: "2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres", with "@variant" appended for variants.
         data: Folder below preprocessed/ that it trains on; several configurations may share one.
-        spacing: Millimetres per voxel; two entries for a 2D configuration.
+        spacing: Millimetres per voxel; two entries for a 2D configuration that keeps every case's own slices.
         median_shape: Median voxels per axis of the resampled cases, same axes as ``spacing``.
         patch_size: Voxels per axis that the network sees.
         batch_size: Patches per optimizer step.
@@ -237,6 +263,7 @@ class Configuration:
         network: Network and topology.
         previous_stage: Configuration whose segmentation is an additional input (cascade).
         mirror_axes: Axes along which patches may be mirrored, in training and in prediction; None allows all.
+        slices: Of a 2.5D configuration, what its 2D network sees; None for all others.
         reasons: Field name -> why it has its value.
         request: Digest of what the planner was given; the same request leaves an edited configuration as it is.
     """
@@ -253,11 +280,14 @@ class Configuration:
     network: NetworkPlan
     previous_stage: str | None = None
     mirror_axes: tuple[int, ...] | None = None
+    slices: SlicePlan | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     request: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.spacing) != len(self.patch_size):
+        if self.slices is not None and (len(self.patch_size) != 2 or self.previous_stage is not None):
+            raise ValueError("stacks of slices need a patch of two axes, and no previous stage")
+        if len(self.spacing) != len(self.patch_size) and (self.slices is None or len(self.spacing) != 3):
             raise ValueError(f"spacing {self.spacing} and patch_size {self.patch_size} differ in dimension")
         if any(p % d for p, d in zip(self.patch_size, self.network.divisor, strict=True)):
             raise ValueError(f"patch_size {self.patch_size} is not a multiple of {self.network.divisor}")
@@ -270,6 +300,11 @@ class Configuration:
     def ndim(self) -> int:
         """Axes that the network sees, 2 or 3."""
         return len(self.patch_size)
+
+    @property
+    def context(self) -> int:
+        """Slices that the network sees as channels; one without stacks."""
+        return 1 if self.slices is None else self.slices.context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

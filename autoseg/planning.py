@@ -55,6 +55,23 @@ class NetworkRequest:
     bases: tuple[str, ...] = ()
 
 
+STACKS = "2p5d"
+"""Name of the configuration whose network sees stacks of slices; planned where it is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceRequest:
+    """That a 2.5D configuration is wanted besides the others.
+
+    Args:
+        context: Slices of a stack, an odd number.
+        axes: Plan axes across which slices are cut; None leaves it to the planner.
+    """
+
+    context: int = 5
+    axes: tuple[int, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannerBudget:
     """What a planner may spend, and what the user fixed.
@@ -65,6 +82,7 @@ class PlannerBudget:
         spacing: Full-resolution target spacing (z, y, x) in mm, instead of the planner's choice.
         intensities: What is asked of channels, in the order in which it was asked; later ones win.
         network: Network to plan, instead of the planner's own.
+        slices: Stacks of slices to plan for, besides the usual configurations.
     """
 
     gpu_memory_gb: float | None = None
@@ -72,6 +90,7 @@ class PlannerBudget:
     spacing: tuple[float, ...] | None = None
     intensities: tuple[IntensityRequest, ...] = ()
     network: NetworkRequest | None = None
+    slices: SliceRequest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

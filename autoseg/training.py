@@ -52,9 +52,9 @@ class RunRecord:
 
 
 def num_input_channels(plan: Plan, configuration: Configuration) -> int:
-    """Channels that the network sees: the image's, and one per foreground label of a previous stage."""
+    """Channels that the network sees: the image's in every slice, and one per foreground label of a previous stage."""
     previous = 0 if configuration.previous_stage is None else len(plan.labels.foreground_values)
-    return len(plan.channels) + previous
+    return len(plan.channels) * configuration.context + previous
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from autoseg.planners.normalization import NormalizationChoice, choose_normaliza
 from autoseg.planners.preset import DEFAULT_PLANNER, PlannerPreset
 from autoseg.planners.resolutions import Resolutions, choose_resolutions
 from autoseg.planners.spacing import Grid, full_resolution_grid
+from autoseg.planners.stacks import Stacks, choose_stacks
 from autoseg.planners.wording import counted, millimeters, millions
 from autoseg.planning import MemoryExcess, PlannerBudget, share_data
 
@@ -49,7 +50,10 @@ class PresetPlanner:
         sizer = Sizer(preset=self.preset, memory_gb=memory_gb, num_labels=dataset.labels.declared_count)
         resolutions = choose_resolutions(grid, sizer, num_cases=dataset.declared_count)
         maker = _ConfigurationMaker(sizer=sizer, grid=grid, normalization=normalization)
-        configurations = maker.make_all(resolutions)
+        stacks = None
+        if budget.slices is not None:
+            stacks = choose_stacks(budget.slices, grid, sizer, num_cases=dataset.declared_count)
+        configurations = maker.make_all(resolutions, stacks)
         refused: tuple[str, ...] = ()
         if budget.network is not None:
             network_sizer = NetworkSizer(
@@ -102,8 +106,8 @@ class _ConfigurationMaker:
     grid: Grid
     normalization: NormalizationChoice
 
-    def make_all(self, resolutions: Resolutions) -> tuple[Configuration, ...]:
-        """All configurations, in nnU-Net's order."""
+    def make_all(self, resolutions: Resolutions, stacks: Stacks | None) -> tuple[Configuration, ...]:
+        """All configurations, in nnU-Net's order; then the 2.5D one."""
         made = [self._in_plane(resolutions.in_plane)]
         if resolutions.full is not None:
             full = self._full_resolution(resolutions.full, sums_dice=resolutions.low is not None)
@@ -111,7 +115,20 @@ class _ConfigurationMaker:
                 made += [full]
             else:
                 made += [self._low_resolution(resolutions.low), full, self._cascade(full)]
+        if stacks is not None:
+            made.append(self._stacks(stacks))
         return share_data(made)
+
+    def _stacks(self, stacks: Stacks) -> Configuration:
+        """The 2D network of slices with their neighbors."""
+        plane = self._make(stacks.name, stacks.sizing, spacing_reason=self.grid.spacing_reason, sums_dice=True)
+        return replace(
+            plane,
+            spacing=stacks.spacing,
+            median_shape=stacks.median_shape,
+            slices=stacks.slices,
+            reasons=plane.reasons | {"slices": stacks.reason},
+        )
 
     def _in_plane(self, sizing: Sizing) -> Configuration:
         reason = self.grid.spacing_reason

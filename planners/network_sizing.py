@@ -18,6 +18,7 @@ from autoseg.plan import Configuration, NetworkPlan
 from autoseg.planners.budget import SMALLEST_BATCH, starting_patch_size
 from autoseg.planners.network_planning import plan_network, require_thick_enough, topology_for
 from autoseg.planners.preset import PlannerPreset
+from autoseg.planners.stacks import plane_of
 from autoseg.planners.topology import Topology
 from autoseg.planners.wording import counted, voxels
 from autoseg.planning import NetworkRequest, share_data
@@ -100,14 +101,15 @@ class NetworkSizer:
         """
         made, problems = list[Configuration](), list[str]()
         for configuration in planned:
-            base = configuration.name.partition("@")[0]
+            base = self._base_of(configuration).partition("@")[0]
             if configuration.ndim not in self.rules.dims or (self.request.bases and base not in self.request.bases):
                 continue
             if configuration.previous_stage is not None:
                 made += self._cascade(configuration, made)
                 continue
             try:
-                made.append(self._plan(configuration, num_cases=num_cases))
+                sizer = replace(self, num_channels=self.num_channels * configuration.context)
+                made.append(sizer._plan(configuration, num_cases=num_cases))
             except PlanError as error:
                 problems.append(f"{configuration.name}: {error}")
         if not made:
@@ -125,21 +127,25 @@ class NetworkSizer:
         if full not in found or previous not in found:
             return []
         reasons = {**found[full].reasons, "previous_stage": planned.reasons["previous_stage"]}
-        name = self._named(planned.name.partition("@")[0])
+        name = self._named(self._base_of(planned))
         return [replace(found[full], name=name, previous_stage=previous, reasons=reasons)]
 
     def _named(self, base: str) -> str:
         return f"{base}@{self.request.label}"
 
+    def _base_of(self, planned: Configuration) -> str:
+        """Name without the planner's."""
+        return planned.name.removesuffix(f"@{self.preset.name}")
+
     def _plan(self, planned: Configuration, *, num_cases: int) -> Configuration:
-        require_thick_enough(self.request.name, self.rules, planned.median_shape)
+        require_thick_enough(self.request.name, self.rules, plane_of(planned)[1])
         found, knobs = self._fit(planned)
         by_memory = self._batch_in_memory(found)
         case_voxels = self.case_voxels if planned.ndim == 2 else math.prod(planned.median_shape)
         share = self.preset.max_dataset_share * case_voxels * num_cases
         by_dataset = round(share / math.prod(found.topology.patch_size))
         batch = max(SMALLEST_BATCH, min(by_memory, by_dataset))
-        name = self._named(planned.name.partition("@")[0])
+        name = self._named(self._base_of(planned))
         return replace(
             planned,
             name=name,
@@ -183,7 +189,7 @@ class NetworkSizer:
 
     def _patches(self, planned: Configuration) -> Iterator[Topology]:
         """Patches that may be tried, the largest first; each is shortened where it covers most of the median case."""
-        spacing, median = planned.spacing, planned.median_shape
+        spacing, median = plane_of(planned)
         start = starting_patch_size(spacing, median, self.preset.size_rule(planned.ndim).start_voxels)
         keep: tuple[int, ...] = ()
         if (asked := self._asked(planned)) is not None:

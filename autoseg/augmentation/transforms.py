@@ -6,6 +6,7 @@ The library draws from NumPy's and torch's global random states; whoever calls t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,9 @@ class PatchTransform:
         self._labels = labels
         self._has_previous = configuration.previous_stage is not None
         self._output_strides = configuration.network.output_strides
-        self._masked_channels = [c for c, plan in enumerate(configuration.normalization) if plan.use_mask]
+        context = configuration.context  # only of the middle slice is it known what lies outside the mask
+        masked = [c for c, plan in enumerate(configuration.normalization) if plan.use_mask]
+        self._masked_channels = [c * context + context // 2 for c in masked]
         self._variation = variation
 
     def __call__(self, image: Tensor, segmentation: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -96,6 +99,16 @@ def build_training_transform(
     mirror = [MirrorTransform(allowed_axes=axes)] if axes and recipe.chance("mirror") else []
     steps = [*_spatial_steps(configuration, recipe), *_intensity_steps(configuration, recipe), *mirror]
     return PatchTransform(configuration, labels, variation=ComposeTransforms(steps))
+
+
+def _as_stack(context: int, **example: Any) -> dict[str, Any]:  # noqa: ANN401 - the library has no types
+    """Channels (c * context, rows, columns) as volumes (c, context, rows, columns)."""
+    return {**example, "image": example["image"].unflatten(0, (-1, context))}
+
+
+def _as_channels(**example: Any) -> dict[str, Any]:  # noqa: ANN401 - the library has no types
+    """The way back."""
+    return {**example, "image": example["image"].flatten(0, 1)}
 
 
 def _spatial_steps(configuration: Configuration, recipe: AugmentationRecipe) -> list[Any]:
@@ -158,17 +171,22 @@ def _intensity_steps(configuration: Configuration, recipe: AugmentationRecipe) -
         scale=(0.5, 1),
         synchronize_channels=False,
         synchronize_axes=True,
-        ignore_axes=(0,) if is_anisotropic(configuration) else None,
+        ignore_axes=(0,) if is_anisotropic(configuration) or configuration.slices is not None else None,
         p_per_channel=0.5,
     )
-    steps = [
-        ("noise", noise),
-        ("blur", blur),
-        ("brightness", brightness),
-        ("contrast", contrast),
-        ("low_resolution", low_resolution),
-        ("inverted_gamma", gamma(p_invert_image=1)),
-        ("gamma", gamma(p_invert_image=0)),
-    ]
-    chances = [(step, recipe.chance(name)) for name, step in steps]
-    return [RandomTransform(step, apply_probability=chance) for step, chance in chances if chance]
+    in_slices = {"noise": noise, "blur": blur}
+    in_stacks = {
+        "brightness": brightness,
+        "contrast": contrast,
+        "low_resolution": low_resolution,
+        "inverted_gamma": gamma(p_invert_image=1),
+        "gamma": gamma(p_invert_image=0),
+    }
+    first, then = (
+        [RandomTransform(s, apply_probability=recipe.chance(n)) for n, s in steps.items() if recipe.chance(n)]
+        for steps in (in_slices, in_stacks)
+    )
+    if configuration.slices is None:
+        return [*first, *then]
+    # All slices of a stack are of one image: what makes one brighter makes all so.
+    return [*first, partial(_as_stack, configuration.context), *then, _as_channels]

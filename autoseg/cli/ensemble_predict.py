@@ -10,7 +10,17 @@ import typer
 
 from autoseg.cli.app import command
 from autoseg.cli.console import ConsoleProgress, output
-from autoseg.cli.options import Device, Directory, Network, Workers, WorkspaceDir, accept_network, find_workspace
+from autoseg.cli.options import (
+    Device,
+    Directory,
+    Network,
+    SliceAxes,
+    Workers,
+    WorkspaceDir,
+    accept_network,
+    find_workspace,
+    parse_axes,
+)
 from autoseg.errors import SettingsError
 
 Input = Annotated[
@@ -53,6 +63,7 @@ def ensemble_predict(
     step: Annotated[float, typer.Option(min=0.05, max=1.0, help="Window step as a share of the patch.")] = 0.5,
     accumulation: Accumulation = None,
     tta: Augmentation = "mirrors",
+    slice_axes: SliceAxes = None,
     max_memory: MaxMemory = None,
     scratch: Scratch = None,
     zip_path: Annotated[Path | None, typer.Option("--zip", metavar="FILE", help="Also all results in one zip.")] = None,
@@ -91,6 +102,7 @@ def ensemble_predict(
     options = InferenceOptions(
         step=step,
         augmentation="none" if no_mirroring else tta,
+        slice_axes=parse_axes(slice_axes),
         accumulation=accumulation,
         max_memory_gb=max_memory,
         scratch=None if scratch is None else str(scratch),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from autoseg.errors import SettingsError
 from autoseg.workspace import Workspace
 
 Directory = Annotated[
@@ -24,6 +25,31 @@ Workers = Annotated[
 Network = Annotated[
     str | None, typer.Option("--network", help="A network by name, or your own: package.module:Class.", metavar="NAME")
 ]
+
+
+SliceAxes = Annotated[
+    str | None,
+    typer.Option(
+        "--slice-axes",
+        metavar="0,1,2",
+        help="Axes of the plan across which 2D networks cut slices; several are averaged.",
+        show_default="the plan's",
+    ),
+]
+
+
+def parse_axes(text: str | None) -> tuple[int, ...] | None:
+    """Axes as they are written on the command line.
+
+    Raises:
+        SettingsError: When they are not one or more of 0, 1 and 2.
+    """
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word in ("0", "1", "2") for word in words) or len(set(words)) < len(words):
+        raise SettingsError(f"--slice-axes {text}: one or more of 0, 1 and 2 are needed, for instance 0,1,2")
+    return tuple(int(word) for word in words)
 
 
 def accept_network(name: str | None) -> None:

@@ -19,7 +19,16 @@ from autoseg.cli.dataset_options import (
     Table,
     dataset_source,
 )
-from autoseg.cli.options import Device, Directory, Network, Workers, WorkspaceDir, accept_network
+from autoseg.cli.options import (
+    Device,
+    Directory,
+    Network,
+    SliceAxes,
+    Workers,
+    WorkspaceDir,
+    accept_network,
+    parse_axes,
+)
 from autoseg.codec import from_plain
 from autoseg.errors import ArtifactError, SettingsError
 from autoseg.splits import SplitRule
@@ -61,6 +70,11 @@ Variant = Annotated[
     str | None, typer.Option("--as", help="End the names of its configurations in @NAME instead of the network's name.")
 ]
 
+Slices = Annotated[
+    int | None,
+    typer.Option("--slices", metavar="N", help="Also plan 2p5d: a 2D network that sees N neighboring slices."),
+]
+
 Measure = Annotated[
     bool,
     typer.Option(
@@ -88,6 +102,8 @@ def plan_and_preprocess(
     network_option: NetworkOptions = None,
     variant: Variant = None,
     patch: Patch = None,
+    slices: Slices = None,
+    slice_axes: SliceAxes = None,
     configurations: Configurations = None,
     folds: Folds = None,
     split_by: SplitBy = None,
@@ -122,6 +138,8 @@ def plan_and_preprocess(
         network_options=network_option or (),
         variant=variant,
         patch=patch,
+        slices=slices,
+        slice_axes=parse_axes(slice_axes),
         configurations=configurations,
         split=_split_rule(folds, split_by, stratify),
         intensities=normalization or (),

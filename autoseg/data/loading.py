@@ -23,9 +23,10 @@ from autoseg.augmentation.patch import initial_patch_size
 from autoseg.augmentation.recipe import parse_recipe
 from autoseg.augmentation.transforms import build_training_transform, build_validation_transform
 from autoseg.data.policy import PatchChoice, PatchDraws, SamplingPolicy, draw_box
-from autoseg.data.sampling import PatchSource, read_patch
+from autoseg.data.sampling import PatchSource, place_slice, read_patch, read_stack
 from autoseg.data.watched import WatchedLoader
 from autoseg.errors import TrainingError
+from autoseg.geometry import BoundingBox
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration
 from autoseg.preprocessing.previous_stage import read_previous
@@ -155,25 +156,37 @@ class PatchBatches(Dataset[Batch]):
         np.random.seed(for_numpy.generate_state(4))
         torch.default_generator.manual_seed(int(for_torch.generate_state(1, np.uint64)[0]))
         source = self._case(choice.case_id)
-        box = draw_box(
-            np.random.default_rng(for_box),
-            source,
-            choice,
-            self._sampling,
-            patch_size=self._patch_size,
-            final_size=self._configuration.patch_size,
-            ignore_value=self._ignore_value,
-        )
-        image, segmentation = read_patch(source, box)
+        image, segmentation, box = self._read(np.random.default_rng(for_box), source, choice)
         if self._histogram_chance:
             self._take_a_histogram(np.random.default_rng(seed.spawn(1)[0]), choice, image, segmentation)
         layers = segmentation[None]
         if self._configuration.previous_stage is not None:
             previous = read_previous(self._previous[choice.case_id], source.image_shape[1:], box)
             layers = np.stack([segmentation, previous])
-        if segmentation.ndim > self._configuration.ndim:  # a slice of a volume
+        if self._configuration.slices is not None:  # the slices become channels, the middle one is segmented
+            image, layers = image.reshape(-1, *image.shape[2:]), layers[:, layers.shape[1] // 2]
+        elif segmentation.ndim > self._configuration.ndim:  # a slice of a volume
             image, layers = image[:, 0], layers[:, 0]
         return self._transform(torch.from_numpy(image), torch.from_numpy(layers))
+
+    def _read(
+        self, generator: np.random.Generator, source: PatchSource, choice: PatchChoice
+    ) -> tuple[np.ndarray, np.ndarray, BoundingBox]:
+        """Draw and read a patch: image (c, ...), segmentation (...) and where they lie; slices come with neighbors."""
+        slices = self._configuration.slices
+        axis = None if slices is None else slices.axes[int(generator.integers(len(slices.axes)))]
+        box = draw_box(
+            generator,
+            source,
+            choice,
+            self._sampling,
+            patch_size=place_slice(self._patch_size, axis),
+            final_size=place_slice(self._configuration.patch_size, axis),
+            ignore_value=self._ignore_value,
+        )
+        if slices is None or axis is None:
+            return (*read_patch(source, box), box)
+        return (*read_stack(source, box, axis=axis, context=slices.context), box)
 
     def _take_a_histogram(
         self, generator: np.random.Generator, choice: PatchChoice, image: np.ndarray, segmentation: np.ndarray
@@ -183,17 +196,7 @@ class PatchBatches(Dataset[Batch]):
         if not others or generator.random() >= self._histogram_chance:
             return
         other = PatchChoice(case_id=others[int(generator.integers(len(others)))], is_forced=choice.is_forced)
-        source = self._case(other.case_id)
-        box = draw_box(
-            generator,
-            source,
-            other,
-            self._sampling,
-            patch_size=self._patch_size,
-            final_size=self._configuration.patch_size,
-            ignore_value=self._ignore_value,
-        )
-        reference, labels = read_patch(source, box)
+        reference, labels, _ = self._read(generator, self._case(other.case_id), other)
         match_histograms(image, segmentation >= 0, reference, labels >= 0)
 
     def _case(self, case_id: str) -> PatchSource:

@@ -172,6 +172,39 @@ def read_patch(source: PatchSource, box: BoundingBox) -> tuple[np.ndarray, np.nd
     return image, read_labels(source, box)
 
 
+def place_slice(patch_size: Sequence[int], axis: int | None) -> tuple[int, ...]:
+    """A patch of a slice as a patch of the volume, one voxel thick along an axis; None leaves it as it is.
+
+    Example:
+        >>> place_slice((64, 48), 1)
+        (64, 1, 48)
+    """
+    return tuple(patch_size) if axis is None else (*patch_size[:axis], 1, *patch_size[axis:])
+
+
+def read_stack(source: PatchSource, box: BoundingBox, *, axis: int, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read a slice with its neighbors; beyond the volume's border the last slice is repeated.
+
+    Args:
+        source: A volume.
+        box: The slice, one voxel thick along ``axis``; elsewhere it may reach outside.
+        axis: Across which slices are cut.
+        context: Slices of the stack, an odd number.
+
+    Returns:
+        The image (c, context, rows, columns) and the segmentation (context, rows, columns), as :func:`read_patch`.
+    """
+    last = source.image_shape[1 + axis] - 1
+    first = box.start[axis] - context // 2
+    beside = [min(max(first + i, 0), last) for i in range(context)]
+    start, stop = list(box.start), list(box.stop)
+    start[axis], stop[axis] = beside[0], beside[-1] + 1
+    image, segmentation = read_patch(source, BoundingBox(start=tuple(start), stop=tuple(stop)))
+    chosen = [place - beside[0] for place in beside]
+    stacked = np.moveaxis(image.take(chosen, axis=1 + axis), 1 + axis, 1)
+    return np.ascontiguousarray(stacked), np.ascontiguousarray(np.moveaxis(segmentation.take(chosen, axis), axis, 0))
+
+
 def read_labels(source: PatchSource, box: BoundingBox) -> np.ndarray:
     """Read the segmentation (...) int16 of a box that may reach outside the volume, where it is -1."""
     segmentation = np.full(box.shape, -1, dtype=np.int16)

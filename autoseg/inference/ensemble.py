@@ -128,3 +128,24 @@ def combine(predictions: Sequence[Prediction], weights: Sequence[float]) -> Pred
     if any(other.axis != first.axis for other in predictions):
         raise SettingsError(f"predictions of {first.case_id} are cut into slabs along different axes")
     return Prediction(case_id=first.case_id, geometry=first.geometry, slabs=mean_slabs(), axis=first.axis)
+
+
+def mean_slabs(streams: Sequence[Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
+    """Mean of arrays that come in slabs (k, n, ...) along the second axis, which each cuts in its own way."""
+    waiting = [next(stream, None) for stream in streams]
+    while True:
+        slabs = [slab for slab in waiting if slab is not None]
+        if len(slabs) < len(streams):
+            assert not slabs  # all have as many planes
+            return
+        count = min(slab.shape[1] for slab in slabs)
+        total = slabs[0][:, :count]
+        for slab in slabs[1:]:
+            total += slab[:, :count]
+        if len(streams) > 1:
+            total /= len(streams)
+        yield total
+        waiting = [
+            slab[:, count:] if slab.shape[1] > count else next(stream, None)
+            for slab, stream in zip(slabs, streams, strict=True)
+        ]

@@ -163,7 +163,7 @@ def forecast(
     *,
     num_channels: int,
     num_outputs: int,
-    tiling: Tiling,
+    tilings: Sequence[Tiling],
     copies_of_sums: int = 1,
     device: str = "cpu",
 ) -> Forecast:
@@ -175,18 +175,18 @@ def forecast(
         spacing: Millimetres per voxel, transposed.
         num_channels: Input channels of the image.
         num_outputs: Outputs of the network.
-        tiling: How it is seen.
+        tilings: How it is seen; sums of all are held at the same time.
         copies_of_sums: Models whose sums are held apart.
         device: Where networks run.
     """
     voxels = math.prod(shape)
     grid = resampled_shape(shape, spacing=spacing, new_spacing=target_spacing(spacing, configuration))
     plane, image_plane = math.prod(grid[1:]), math.prod(shape[1:])
-    depth = tiling.sum_planes(grid, torch.device(device))
+    depth = sum(tiling.sum_planes(grid, torch.device(device)) for tiling in tilings)
     slab = 4 * max(SLAB_VALUES, num_outputs * max(plane, image_plane))
     # normalized, resampled and padded; the boolean mask of what is not zero
     image = 4 * num_channels * (voxels + 2 * math.prod(grid)) + voxels
-    sums = (num_outputs + 1) * depth * plane * tiling.dtype.itemsize * copies_of_sums
+    sums = (num_outputs + 1) * depth * plane * tilings[0].dtype.itemsize * copies_of_sums
     return Forecast(arrays=image + _SLABS_ALIVE * slab, sums=sums)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from autoseg.errors import DatasetError, SettingsError
 from autoseg.image import Image, Segmentation
+from autoseg.inference.ensemble import mean_slabs
 from autoseg.inference.export import Prediction, slab_thickness
 from autoseg.inference.memory import Forecast, WorkingMemory, bytes_of, forecast, working_memory
 from autoseg.inference.model import Arithmetic, TrainedModel
@@ -34,6 +35,8 @@ class InferenceOptions:
     Args:
         step: Largest distance of neighbouring tiles as a share of the tile.
         augmentation: Views of a tile that are averaged; "mirrors" uses the axes that training mirrored.
+        slice_axes: Plan axes across which 2D networks cut a volume into slices; their logits are averaged in 3D. None
+            takes those of the configuration, the first axis where it names none. 3D networks do not heed it.
         accumulation: Type of sums over tiles and folds; "float16" repeats nnU-Net's arithmetic, for its models. None
             takes what the plan says.
         device: torch device of the networks.
@@ -49,6 +52,7 @@ class InferenceOptions:
 
     step: float = 0.5
     augmentation: TestTimeAugmentation = "mirrors"
+    slice_axes: tuple[int, ...] | None = None
     accumulation: Accumulation | None = None
     device: str = "cpu"
     precision: Arithmetic | Literal["auto"] = "auto"
@@ -59,6 +63,9 @@ class InferenceOptions:
     def __post_init__(self) -> None:
         if not 0 < self.step <= 1:
             raise ValueError(f"step must lie above 0 and not above 1, got {self.step}")
+        axes = self.slice_axes
+        if axes is not None and (not axes or len(set(axes)) != len(axes) or not set(axes) <= {0, 1, 2}):
+            raise ValueError(f"slice_axes must be one or more of 0, 1 and 2, got {axes}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
         if self.max_memory_gb is not None and not self.max_memory_gb > 0:
@@ -117,6 +124,8 @@ class ConfigurationPredictor:
             if model.record.configuration != first.configuration or model.record.labels != first.labels:
                 names = f"{first.configuration.name} and {model.record.configuration.name}"
                 raise SettingsError(f"logits of {names} cannot be averaged: the models were trained differently")
+        if options.slice_axes not in (None, (0,)) and len(plan.transpose) == 2:
+            raise SettingsError("images of this plan have two axes: there are no slices to cut, leave --slice-axes out")
         self.plan = plan
         self.models = tuple(models)
         self.options = options.for_plan(plan)
@@ -216,9 +225,9 @@ class ConfigurationPredictor:
             self.configuration,
             tuple(shape[axis] for axis in order),
             tuple(spacing[axis] for axis in order),
-            num_channels=record.num_channels,
+            num_channels=record.num_channels // self.configuration.context,
             num_outputs=record.labels.num_outputs,
-            tiling=_tiling(record.configuration, record.mirror_axes, self.options),
+            tilings=_tilings(record.configuration, record.mirror_axes, self.options),
             copies_of_sums=len(_summed_apart(self.models, self.options)),
             device=self.options.device,
         )
@@ -238,7 +247,7 @@ class ConfigurationPredictor:
 def logit_slabs(
     models: Sequence[TrainedModel], image: np.ndarray, options: InferenceOptions, memory: WorkingMemory | None = None
 ) -> Iterator[np.ndarray]:
-    """Average the logits of several models of one configuration over a preprocessed image.
+    """Average the logits of several models of one configuration, and of all axes of slices, over a preprocessed image.
 
     Args:
         models: Trained folds.
@@ -254,15 +263,12 @@ def logit_slabs(
         SettingsError: When there is no model, or float16 sums overflow.
         ArtifactError: When a network's outputs are not finite.
     """
-    groups = _summed_apart(models, options)
-    streams = [_model_slabs(group, image, options, memory) for group in groups]
-    for slabs in zip(*streams, strict=True):
-        total = slabs[0]
-        for slab in slabs[1:]:
-            total += slab
-        if len(groups) > 1:
-            total /= len(groups)
-        yield total
+    streams = [
+        _model_slabs(group, image, tiling, options, memory)
+        for group in _summed_apart(models, options)
+        for tiling in _tilings(group[0].record.configuration, group[0].record.mirror_axes, options)
+    ]
+    yield from mean_slabs(streams)
 
 
 def outside_logits(labels: LabelScheme) -> tuple[float, ...]:
@@ -297,7 +303,8 @@ def _summed_apart(models: Sequence[TrainedModel], options: InferenceOptions) -> 
     return [list(models)]
 
 
-def _tiling(configuration: Configuration, mirror_axes: Sequence[int], options: InferenceOptions) -> Tiling:
+def _tilings(configuration: Configuration, mirror_axes: Sequence[int], options: InferenceOptions) -> tuple[Tiling, ...]:
+    """How an image is seen: one way, or one per axis of slices."""
     patch = configuration.patch_size
     views = views_of(options.augmentation, mirror_axes, len(patch))
     divisor = configuration.network.divisor
@@ -307,22 +314,30 @@ def _tiling(configuration: Configuration, mirror_axes: Sequence[int], options: I
                 f"a patch of {patch} voxels cannot be turned for {configuration.name}: its network needs multiples of "
                 f"{divisor}; predict with --tta mirrors"
             )
-    return Tiling(
+    tiling = Tiling(
         patch_size=patch,
         step=options.step,
         views=views,
         batch_size=options.batch_size,
         accumulation=options.accumulation or "float32",
+        context=configuration.context,
     )
+    if configuration.ndim > 2:
+        return (tiling,)
+    planned = (0,) if configuration.slices is None else configuration.slices.axes
+    return tuple(replace(tiling, slice_axis=axis) for axis in options.slice_axes or planned)
 
 
 def _model_slabs(
-    models: Sequence[TrainedModel], image: np.ndarray, options: InferenceOptions, memory: WorkingMemory | None
+    models: Sequence[TrainedModel],
+    image: np.ndarray,
+    tiling: Tiling,
+    options: InferenceOptions,
+    memory: WorkingMemory | None,
 ) -> Iterator[np.ndarray]:
     """Logits of models whose outputs are averaged tile by tile, on the CPU."""
     record = models[0].record
     device = torch.device(options.device)
-    tiling = _tiling(record.configuration, record.mirror_axes, options)
     network = _mean_of([_network_call(model, device, options.arithmetic(record.precision)) for model in models])
     tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     summing = _summing_device(device, record.labels.num_outputs, tiling, image.shape)

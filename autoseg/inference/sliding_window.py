@@ -77,7 +77,7 @@ def tile_positions(shape: Sequence[int], patch_size: Sequence[int], step: float 
         if size < tile:
             raise ValueError(f"an image of {tuple(shape)} voxels is smaller than a tile of {tuple(patch_size)}")
         last = size - tile
-        count = math.ceil(last / (tile * step)) + 1
+        count = math.ceil(last / max(1, tile * step)) + 1  # a tile of one voxel covers each once
         # round() is half-even, as NumPy's: positions equal nnU-Net's
         starts.append([round(last / (count - 1) * i) for i in range(count)] if count > 1 else [0])
     return list(itertools.product(*starts))
@@ -95,6 +95,8 @@ class Tiling:
             a GPU's memory are split.
         accumulation: Type of sums and weights. "float16" repeats nnU-Net's arithmetic, for its models.
         importance: Whether tiles weigh more at their center (as in nnU-Net) or everywhere the same.
+        slice_axis: Axis of a volume across which a 2D network's slices are cut.
+        context: Slices that such a network sees as channels, of which it answers for the middle one; an odd number.
     """
 
     patch_size: tuple[int, ...]
@@ -103,6 +105,8 @@ class Tiling:
     batch_size: int | None = None
     accumulation: Accumulation = "float32"
     importance: Literal["gaussian", "constant"] = "gaussian"
+    slice_axis: int = 0
+    context: int = 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -118,16 +122,34 @@ class Tiling:
     def sum_planes(self, shape: Sequence[int], device: torch.device) -> int:
         """Planes of the first axis whose sums are held at once in an image (axes...) of some shape."""
         grid = self._padded(shape)
-        groups = self._groups(tile_positions(grid, self.patch_size, self.step), device)
-        return _planes_held(groups, self._extent(grid)[0])
+        extent = self._extent(len(shape))
+        groups = self._groups(tile_positions(grid, extent, self.step), device)
+        return _planes_held(groups, extent[0])
 
     def _padded(self, shape: Sequence[int]) -> tuple[int, ...]:
-        lead = len(shape) - len(self.patch_size)
-        return (*shape[:lead], *(max(n, p) for n, p in zip(shape[lead:], self.patch_size, strict=True)))
+        return tuple(max(n, e) for n, e in zip(shape, self._extent(len(shape)), strict=True))
 
-    def _extent(self, grid: Sequence[int]) -> tuple[int, ...]:
-        """Voxels of a tile along every axis of the image; one along the axis of slices."""
-        return (*(1,) * (len(grid) - len(self.patch_size)), *self.patch_size)
+    def _extent(self, ndim: int) -> tuple[int, ...]:
+        """Voxels of a tile along every axis of the image; one across slices."""
+        if ndim == len(self.patch_size):
+            return self.patch_size
+        return (*self.patch_size[: self.slice_axis], 1, *self.patch_size[self.slice_axis :])
+
+    def _tile(self, image: torch.Tensor, position: tuple[int, ...]) -> torch.Tensor:
+        """What the network sees of an image (c, ...) at a position: (c, *patch), or (c * context, *patch)."""
+        extent = self._extent(len(position))
+        where = _tile(position, extent)
+        if len(position) == len(self.patch_size):
+            return image[where]
+        axis = 1 + self.slice_axis
+        if self.context == 1:
+            return image[where].squeeze(axis)
+        first, last = position[self.slice_axis] - self.context // 2, image.shape[axis] - 1
+        beside = [min(max(first + i, 0), last) for i in range(self.context)]  # the border's slice is repeated
+        part = slice(beside[0], beside[-1] + 1)
+        stack = image[(*where[:axis], part, *where[axis + 1 :])]
+        chosen = torch.tensor([place - beside[0] for place in beside], device=image.device)
+        return stack.index_select(axis, chosen).movedim(axis, 1).flatten(0, 1)
 
     def _groups(self, positions: Sequence[tuple[int, ...]], device: torch.device) -> list[Sequence[tuple[int, ...]]]:
         """Positions that are run together."""
@@ -168,8 +190,8 @@ def window_slabs(
     """Predict an image of any size, some planes at a time.
 
     Args:
-        image: (c, ...) with as many spatial axes as the patch, or one more: then a 2D network sees the slices along
-            the first axis. Sums are held on its device; not modified.
+        image: (c, ...) with as many spatial axes as the patch, or one more: then a 2D network sees its slices. Sums
+            are held on its device; not modified.
         network: Turns patches (b, c, *patch) into logits (b, k, *patch). It may answer from another device.
         tiling: Tiles and views.
         num_outputs: Channels k of the network's output.
@@ -187,10 +209,10 @@ def window_slabs(
         ArtifactError: When the network's outputs are not finite.
     """
     device = compute_device or image.device
-    padded, stored = pad_nd_image(image, tiling.patch_size, return_slicer=True)  # zeros, the odd voxel at the end
+    extent = tiling._extent(image.ndim - 1)
+    padded, stored = pad_nd_image(image, extent, return_slicer=True)  # zeros, the odd voxel at the end
     grid = tuple(padded.shape[1:])
-    extent = tiling._extent(grid)
-    positions = tile_positions(grid, tiling.patch_size, tiling.step)
+    positions = tile_positions(grid, extent, tiling.step)
     if region is not None:
         if outside is None:
             raise ValueError("voxels outside of a region need logits")
@@ -205,7 +227,7 @@ def window_slabs(
         dtype=tiling.dtype,
     )
     weight = tiling.weight().to(image.device).reshape(extent)
-    lead, per_call = len(grid) - len(tiling.patch_size), tiling.patches_per_call(device)
+    per_call = tiling.patches_per_call(device)
     first, last = stored[1].start or 0, stored[1].stop or grid[0]
     inside: tuple[slice, ...] = (slice(None), slice(None), *stored[2:])
     done = first
@@ -214,8 +236,8 @@ def window_slabs(
         for piece in sums.take(done, min(group[0][0], last)):
             yield _checked(piece[inside], tiling.accumulation)
         done = max(done, group[0][0])
-        tiles = torch.stack([padded[_tile(position, extent)] for position in group])  # (b, c, *extent)
-        outputs = tiling.run(tiles.squeeze(2) if lead else tiles, network, per_call)  # (b, k, *patch)
+        tiles = torch.stack([tiling._tile(padded, position) for position in group])  # (b, c, *patch)
+        outputs = tiling.run(tiles, network, per_call)  # (b, k, *patch)
         for position, output in zip(group, outputs, strict=True):
             sums.add(position, output.reshape(num_outputs, *extent), weight)
     for piece in sums.take(done, last):

@@ -117,7 +117,9 @@ def _plans(
     groups: dict[str, list[Configuration]] = {}
     for configuration in plan.configurations:
         planner = configuration.name.partition("@")[2] or "unet"
-        if planner in PLANNERS:
+        if configuration.slices is not None:
+            progress.message(f"{configuration.name} is left out: nnU-Net has no stacks of slices")
+        elif planner in PLANNERS:
             groups.setdefault(planner, []).append(configuration)
         else:
             progress.message(f"{configuration.name} is left out: nnU-Net has no planner {planner}")
@@ -143,7 +145,8 @@ def _jobs(
     for configuration in plan.configurations:
         planner = configuration.name.partition("@")[2] or "unet"
         table = tables.get(PLANNERS[planner].plans) if planner in PLANNERS else None
-        if table is None or configuration.previous_stage is not None:  # a cascade trains on full-resolution data
+        # A cascade trains on full-resolution data.
+        if table is None or configuration.previous_stage is not None or configuration.slices is not None:
             continue
         entry = table["configurations"][plain_name(configuration.name)]
         if folders.get(entry["data_identifier"], configuration.data) != configuration.data:

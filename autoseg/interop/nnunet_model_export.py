@@ -156,7 +156,7 @@ def _exportable(
         if not there:
             continue
         trained = read_checkpoint(next(iter(there.values()))).record.configuration
-        if reason := _foreign(trained.network):
+        if reason := _foreign(trained):
             reasons.append(f"{planned.name}: nnU-Net has no network with {reason}")
             progress.message(f"{reasons[-1]}; it is left out")
             continue
@@ -166,8 +166,11 @@ def _exportable(
     return found, reasons
 
 
-def _foreign(network: NetworkPlan) -> str:
+def _foreign(configuration: Configuration) -> str:
     """What makes a network one that nnU-Net's plans cannot describe; empty for nnU-Net's own."""
+    network = configuration.network
+    if configuration.slices is not None:
+        return f"{configuration.context} slices as channels"
     if network.name not in ("unet", "resenc"):
         return f"name={network.name}"
     usual = NetworkPlan(**{field: getattr(network, field) for field in _SAME})

@@ -117,7 +117,7 @@ def make_forecast(
     for c in configurations:
         voxels = [] if c.data in seen else [math.prod(_prepared_shape(case, plan, c)) for case in fingerprint.cases]
         seen.add(c.data)
-        flops = step_flops(c, num_channels)
+        flops = step_flops(c, num_channels * c.context)
         seconds = None if speed is None else flops / (speed * _CONVOLUTION_SHARE)
         made.append(
             ConfigurationForecast(

@@ -47,19 +47,30 @@ def keep_sides_apart(plan: Plan) -> Plan:
         return plan
     stored = next(axis for axis, letter in enumerate(plan.orientation) if letter in "LR")
     planned = plan.transpose.index(stored)
-    configurations = tuple(_without(c, planned - (len(plan.transpose) - c.ndim), pairs) for c in plan.configurations)
-    return replace(plan, configurations=configurations)
+    configurations = list(plan.configurations)
+    for place, configuration in enumerate(configurations):
+        if configuration.mirror_axes is None and (axes := _patch_axes(configuration, planned, len(plan.transpose))):
+            configurations[place] = _without(configuration, axes, pairs)
+    return replace(plan, configurations=tuple(configurations))
 
 
-def _without(configuration: Configuration, axis: int, pairs: tuple[tuple[str, str], ...]) -> Configuration:
-    if configuration.mirror_axes is not None or axis < 0:
-        return configuration
+def _patch_axes(configuration: Configuration, planned: int, ndim: int) -> tuple[int, ...]:
+    """Axes of the patch that may run along a plan axis."""
+    if configuration.slices is not None:
+        planes = [configuration.slices.in_plane(axis) for axis in configuration.slices.axes]
+        return tuple(place for place in range(2) if any(plane[place] == planned for plane in planes))
+    axis = planned - (ndim - configuration.ndim)
+    return () if axis < 0 else (axis,)
+
+
+def _without(configuration: Configuration, axes: tuple[int, ...], pairs: tuple[tuple[str, str], ...]) -> Configuration:
     left, right = pairs[0]
     more = f" and {len(pairs) - 1} more pair(s)" if pairs[1:] else ""
-    reason = f"not along axis {axis}, the patient's left-right axis: mirrored, {left} would look like {right}{more}"
+    named = " and ".join(map(str, axes))
+    reason = f"not along axis {named}, the patient's left-right axis: mirrored, {left} would look like {right}{more}"
     return replace(
         configuration,
-        mirror_axes=tuple(a for a in range(configuration.ndim) if a != axis),
+        mirror_axes=tuple(a for a in range(configuration.ndim) if a not in axes),
         reasons=configuration.reasons | {"mirror_axes": reason},
     )
 

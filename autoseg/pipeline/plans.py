@@ -9,8 +9,8 @@ from autoseg.codec import digest, to_plain
 from autoseg.errors import PlanError, SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.networks.catalog import NETWORKS
-from autoseg.plan import Configuration, Plan
-from autoseg.planning import NetworkRequest, PlannerBudget, share_data
+from autoseg.plan import Configuration, Plan, SlicePlan
+from autoseg.planning import STACKS, NetworkRequest, PlannerBudget, SliceRequest, share_data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +24,44 @@ class MergedPlan:
 def stamp(plan: Plan, fingerprint: Fingerprint, budget: PlannerBudget) -> Plan:
     """Note in every configuration what the planner was given, so that a second run knows its own work."""
     given = to_plain(budget)
+    slices = given.pop("slices")
     if budget.network is None:
         del given["network"]  # as the requests of plans are that were made before networks could be chosen
     else:
         given["network"] = {key: value for key, value in given["network"].items() if key != "bases"}
         if budget.network.patch is None:  # likewise, before patches could be
             del given["network"]["patch"]
-    request = digest([plan.planner, plan.channels, plan.labels, fingerprint, given])
-    return replace(plan, configurations=tuple(replace(c, request=request) for c in plan.configurations))
+    # Stacks of slices are planned besides the others, which stay what they are.
+    common = [plan.planner, plan.channels, plan.labels, fingerprint, given]
+    requests = {False: digest(common), True: digest([*common, slices])}
+    return replace(
+        plan,
+        configurations=tuple(replace(c, request=requests[c.slices is not None]) for c in plan.configurations),
+    )
+
+
+def request_slices(
+    context: int | None, axes: Sequence[int] | None, wanted: Sequence[str], known: Collection[str]
+) -> SliceRequest | None:
+    """What a planner is asked for, where stacks of slices are wanted.
+
+    Args:
+        context: Slices of a stack; None takes the usual number.
+        axes: Plan axes across which slices are cut; None leaves it to the planner.
+        wanted: Configurations that are asked for by name.
+        known: Configurations that are planned already.
+
+    Raises:
+        SettingsError: When these are no stacks.
+    """
+    asked = [name for name in wanted if name.partition("@")[0] == STACKS and name not in known]
+    if context is None and axes is None and not asked:
+        return None
+    try:
+        given = SlicePlan(context=SliceRequest().context if context is None else context, axes=tuple(axes or (0,)))
+    except ValueError as error:
+        raise SettingsError(f"--slices and --slice-axes: {error}") from None
+    return SliceRequest(context=given.context, axes=None if axes is None else given.axes)
 
 
 def request_network(

@@ -27,7 +27,7 @@ from autoseg.pipeline.forecast import make_forecast, tell_forecast
 from autoseg.pipeline.intensities import parse_intensities, resolve_references
 from autoseg.pipeline.laterality import keep_sides_apart
 from autoseg.pipeline.measuring import MeasuredSizer, fit_to_memory
-from autoseg.pipeline.plans import merge_plans, request_network, require_network, stamp
+from autoseg.pipeline.plans import merge_plans, request_network, request_slices, require_network, stamp
 from autoseg.plan import Configuration, Plan
 from autoseg.planning import PLANNERS, Planner, PlannerBudget, memory_warnings
 from autoseg.preprocessing.job import PreprocessJob, PreprocessTarget, preprocess_file
@@ -53,6 +53,8 @@ def plan_and_preprocess(
     variant: str | None = None,
     patch: tuple[int, int, int] | None = None,
     bases: Sequence[str] = (),
+    slices: int | None = None,
+    slice_axes: Sequence[int] | None = None,
     configurations: Sequence[str] | None = None,
     split: SplitRule | None = None,
     intensities: Sequence[str] = (),
@@ -74,6 +76,10 @@ def plan_and_preprocess(
         variant: What the names of its configurations end in, instead of the network's name.
         patch: Voxels (z, y, x) of the network's patch, axes as stored, where case and memory allow it.
         bases: Configurations to plan the network for, such as "3d_fullres"; empty for all.
+        slices: Also plan the configuration "2p5d", whose network sees stacks of so many neighboring slices; None
+            plans it only where ``configurations`` or ``slice_axes`` name it, with five slices.
+        slice_axes: Plan axes across which its slices are cut, which becomes part of its name; None leaves it to the
+            planner.
         configurations: Names to preprocess; None takes all.
         split: How to make folds; None does as before, at first as nnU-Net does, groups kept together.
         intensities: What is asked of channels, such as "CT=window(-42,423)" or "n4+zscore"; see
@@ -102,12 +108,14 @@ def plan_and_preprocess(
         space = Workspace.create(folder, source.root, source=remembered(source, loaded))
         progress.message(f"{loaded.name}: {len(loaded.training)} training cases, {', '.join(loaded.channels)}")
         memory = planning_memory(gpu_memory_gb)
+        known = space.load_plan().configuration_names if space.plan_path.is_file() else ()
         budget = PlannerBudget(
             gpu_memory_gb=memory.gigabytes,
             gpu_memory_source=memory.source,
             spacing=spacing,
             intensities=resolve_references(asked, loaded),
             network=request,
+            slices=request_slices(slices, slice_axes, configurations or bases, known),
         )
         with WorkerPool(min(workers, len(loaded.training))) as pool, _closing_kept_cases():
             fingerprint = _check_and_measure(loaded, space, pool, progress)
