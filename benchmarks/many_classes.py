@@ -127,35 +127,44 @@ def _predict(arguments: argparse.Namespace) -> None:
     predictor = ConfigurationPredictor(plan, [TrainedModel(record=record, network=network)], options)
     watch = _Watch()
     watch.start()
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     image = read_image([arguments.child / "image.nii.gz"])
     need = predictor.forecast(image)
     place = predictor.memory_for(image)
-    where = "scratch files" if need.sums > place.in_memory else "memory"
+    window = f"scratch files, behind a window of at most {place.in_memory / 1e9:.2f} GB"
+    where = window if need.sums > place.in_memory else "memory"
     print(
-        f"limit {limit / GIGABYTE:.2f} GB ({arguments.limit:g} above {above / GIGABYTE:.2f}); forecast: arrays "
-        f"{need.arrays / GIGABYTE:.2f} GB, sums {need.sums / GIGABYTE:.2f} GB in {where}; logits of the whole volume "
-        f"would be {4 * classes * math.prod(shape) / GIGABYTE:.1f} GB",
+        f"limit {limit / 1e9:.2f} GB ({arguments.limit:g} GiB above {above / 1e9:.2f} GB); forecast: arrays "
+        f"{need.arrays / 1e9:.2f} GB, sums {need.sums / 1e9:.2f} GB in {where}; logits of the whole volume would be "
+        f"{4 * classes * math.prod(shape) / 1e9:.1f} GB",
         flush=True,
     )
     segmentation = decide_labels(predictor.predict(image), labels)
     seconds = time.perf_counter() - started
     write_segmentation(arguments.child / "segmentation.nii.gz", segmentation)
-    print(f"predicted in {seconds:.0f} s, highest VmData {watch.highest / GIGABYTE:.2f} GB")
+    print(
+        f"predicted in {seconds:.0f} s, {time.process_time() - spent:.0f} s of processor time; at most "
+        f"{watch.most('VmData')} of own memory (VmData), {watch.most('RssAnon')} resident of it, {watch.most('VmRSS')} "
+        "resident with mapped files"
+    )
 
 
 class _Watch(threading.Thread):
-    """Looks at the size of the program's own memory (VmData, what the limit counts) five times a second."""
+    """Looks at the program's memory five times a second; VmData is what the limit counts."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.highest = 0
+        self.highest = dict.fromkeys(("VmData", "RssAnon", "VmRSS"), 0)
 
     def run(self) -> None:
         while True:
             status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-            self.highest = max(self.highest, int(status["VmData"].split()[0]) * 1024)
+            for name, highest in self.highest.items():
+                self.highest[name] = max(highest, int(status[name].split()[0]) * 1024)
             time.sleep(0.2)
+
+    def most(self, name: str) -> str:
+        return f"{self.highest[name] / 1e9:.2f} GB"
 
 
 def _check(folder: Path, classes: int) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from autoseg.errors import SettingsError
 from autoseg.image import Image
 from autoseg.inference.export import SLAB_VALUES
 from autoseg.inference.sliding_window import Tiling
+from autoseg.inference.sums import WorkingMemory, check_space
 from autoseg.memory import in_gigabytes, memory_state
 from autoseg.plan import Configuration
 from autoseg.preprocessing.case import target_spacing
@@ -23,6 +22,7 @@ from autoseg.preprocessing.resampling import resampled_shape
 
 _PROGRAM = 700 << 20  # torch, SimpleITK and a network at rest
 _SLABS_ALIVE = 6  # a slab on the network's grid, its resampled planes, the restored slab, probabilities, and copies
+_ACTIVATIONS = 4  # of a network's first stage, at once: the skip connection, both halves beside it, and a result
 _SHARE = 0.6  # of what is free now that a prediction may take when nobody says how much
 _GIGABYTE = 10**9
 _UNKNOWN = 8 * _GIGABYTE  # available where the system does not say
@@ -33,43 +33,16 @@ class Forecast:
     """What the prediction of one image with one configuration needs, in bytes.
 
     Args:
-        arrays: The image in all the forms that exist at once, and slabs of scores.
+        arrays: The image in all the forms that exist at once, a call of the network, and slabs of scores.
         sums: Sums of logits; they lie on disk where memory is short.
+        window: Memory that sums on disk take all the same.
+        copies: Sets of sums, equal in size.
     """
 
     arrays: int
     sums: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkingMemory:
-    """Makes the arrays that hold sums: in memory up to a size, beyond it in files that vanish with the program.
-
-    Args:
-        in_memory: Bytes of the largest array that is kept in memory.
-        scratch: Folder for the others; None takes the system's folder for temporary files.
-    """
-
-    in_memory: int
-    scratch: Path | None = None
-
-    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """A tensor of zeros on the CPU.
-
-        Raises:
-            SettingsError: When the disk is too full for it.
-        """
-        num_bytes = math.prod(shape) * dtype.itemsize
-        if num_bytes <= self.in_memory:
-            return torch.zeros(shape, dtype=dtype)
-        folder = Path(self.scratch or tempfile.gettempdir())
-        check_space(folder, num_bytes)
-        # Opened, mapped and unlinked at once: whatever happens, nothing stays behind.
-        with tempfile.TemporaryFile(dir=folder, prefix="autoseg-") as file:
-            file.truncate(num_bytes)
-            kind = np.float16 if dtype == torch.float16 else np.float32
-            mapped: np.ndarray = np.memmap(file, dtype=kind, mode="r+", shape=shape)
-        return torch.from_numpy(mapped)
+    window: int = 0
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,22 +113,6 @@ class CasesForecast:
         return _usable()
 
 
-def check_space(folder: Path, num_bytes: int) -> None:
-    """Refuse scratch files that do not fit.
-
-    Raises:
-        SettingsError: Names the folder, what is needed and what is free.
-    """
-    if not folder.is_dir():
-        raise SettingsError(f"--scratch {folder} is not a folder")
-    free = shutil.disk_usage(folder).free
-    if num_bytes > 0.95 * free:
-        raise SettingsError(
-            f"sums of logits need {in_gigabytes(num_bytes)} of scratch files, {folder} has {in_gigabytes(free)} free; "
-            "name another folder with --scratch, or allow more memory with --max-memory"
-        )
-
-
 def forecast(
     configuration: Configuration,
     shape: Sequence[int],
@@ -179,15 +136,34 @@ def forecast(
         copies_of_sums: Models whose sums are held apart.
         device: Where networks run.
     """
-    voxels = math.prod(shape)
+    place = torch.device(device)
     grid = resampled_shape(shape, spacing=spacing, new_spacing=target_spacing(spacing, configuration))
-    plane, image_plane = math.prod(grid[1:]), math.prod(shape[1:])
-    depth = sum(tiling.sum_planes(grid, torch.device(device)) for tiling in tilings)
-    slab = 4 * max(SLAB_VALUES, num_outputs * max(plane, image_plane))
-    # normalized, resampled and padded; the boolean mask of what is not zero
-    image = 4 * num_channels * (voxels + 2 * math.prod(grid)) + voxels
-    sums = (num_outputs + 1) * depth * plane * tilings[0].dtype.itemsize * copies_of_sums
-    return Forecast(arrays=image + _SLABS_ALIVE * slab, sums=sums)
+    layouts = [tiling.sums(grid, num_outputs, place) for tiling in tilings]
+    seen = num_channels + (num_outputs - 1 if configuration.previous_stage is not None else 0)
+    preparing = _preparing(math.prod(shape), math.prod(grid), num_channels)
+    running = 4 * seen * math.prod(grid) * (1 if all(tiling.fits(grid) for tiling in tilings) else 2)
+    slab = 4 * max(SLAB_VALUES, num_outputs * max(math.prod(grid[1:]), math.prod(shape[1:])))
+    running += (_SLABS_ALIVE + len(tilings) - 1) * slab
+    if place.type == "cpu":
+        running += _calling(configuration, tilings[0], num_outputs)
+    return Forecast(
+        arrays=max(preparing, running),
+        sums=sum(layout.num_bytes for layout in layouts) * copies_of_sums,
+        window=sum(layout.window_bytes() for layout in layouts) * copies_of_sums,
+        copies=len(tilings) * copies_of_sums,
+    )
+
+
+def _preparing(voxels: int, resampled: int, num_channels: int) -> int:
+    """Normalized, resampled, and half-resampled channels; the boolean mask of what is not zero."""
+    return 4 * (num_channels * (voxels + resampled) + max(voxels, resampled)) + voxels
+
+
+def _calling(configuration: Configuration, tiling: Tiling, num_outputs: int) -> int:
+    """A call of the network: its widest activations, its answer, the answer turned back, and the mean of answers."""
+    copies = 2 if len(tiling.views) == 1 else 3
+    channels = copies * num_outputs + _ACTIVATIONS * configuration.network.features[0]
+    return 4 * tiling.patches_per_call(torch.device("cpu")) * math.prod(tiling.patch_size) * channels
 
 
 def working_memory(
@@ -211,21 +187,22 @@ def working_memory(
         SettingsError: When the limit is too small for the image itself, or the disk for the sums.
     """
     arrays = image_bytes + sum(f.arrays for f in forecasts)
+    total, window = sum(f.sums for f in forecasts), sum(f.window for f in forecasts)
     if max_memory_gb is None:
         left = int(_usable()) - arrays
     else:
         left = int(max_memory_gb * _GIGABYTE) - _PROGRAM - arrays
-        if left < 0:
+        if left < min(window, total):
+            needed = in_gigabytes(arrays + _PROGRAM + window)
             raise SettingsError(
-                f"case {case_id} needs {in_gigabytes(arrays + _PROGRAM)} of memory without the sums of logits, "
-                f"--max-memory allows {max_memory_gb:g} GB"
+                f"case {case_id} needs {needed} of memory, its sums of logits in scratch files; --max-memory allows "
+                f"{max_memory_gb:g} GB"
             )
-    total = sum(f.sums for f in forecasts)
     if total <= left:
         return WorkingMemory(in_memory=total)
     folder = None if scratch is None else Path(scratch)
     check_space(Path(folder or tempfile.gettempdir()), total)
-    return WorkingMemory(in_memory=max(0, left) // max(1, len(forecasts)), scratch=folder)
+    return WorkingMemory(in_memory=max(0, left) // max(1, sum(f.copies for f in forecasts)), scratch=folder)
 
 
 def bytes_of(image: Image) -> int:

@@ -14,9 +14,10 @@ from autoseg.errors import DatasetError, SettingsError
 from autoseg.image import Image, Segmentation
 from autoseg.inference.ensemble import mean_slabs
 from autoseg.inference.export import Prediction, slab_thickness
-from autoseg.inference.memory import Forecast, WorkingMemory, bytes_of, forecast, working_memory
+from autoseg.inference.memory import Forecast, bytes_of, forecast, working_memory
 from autoseg.inference.model import Arithmetic, TrainedModel
 from autoseg.inference.sliding_window import Network, Tiling, window_slabs
+from autoseg.inference.sums import WorkingMemory
 from autoseg.inference.views import TestTimeAugmentation, views_of
 from autoseg.labels import LabelScheme
 from autoseg.plan import Accumulation, Configuration, Plan
@@ -346,7 +347,7 @@ def _model_slabs(
         network,
         tiling,
         num_outputs=record.labels.num_outputs,
-        allocate=memory.zeros if memory is not None and summing.type == "cpu" else None,
+        memory=memory if summing.type == "cpu" else None,
         # The image may lie on another device than the network, whose size decides.
         compute_device=device,
     )
@@ -389,7 +390,6 @@ def _summing_device(device: torch.device, num_outputs: int, tiling: Tiling, shap
     """Where logits are summed: beside the network, if image and sums fit there with room to work."""
     if device.type != "cuda":
         return torch.device("cpu")
-    plane = int(np.prod(shape[2:]))
-    needed = 4 * plane * ((num_outputs + 2) * tiling.sum_planes(shape[1:], device) + shape[0] * shape[1])
+    needed = tiling.sums(shape[1:], num_outputs, device).num_bytes + 4 * int(np.prod(shape))
     free, _ = torch.cuda.mem_get_info(device)
     return device if 2 * needed < free else torch.device("cpu")

@@ -2,7 +2,8 @@
 
 The rules (padding, tile positions, Gaussian, mirroring) are those of nnU-Net (Isensee et al., Nature Methods 2021), so
 that its models give its results here. Tiles are visited plane after plane of the first axis, and a plane that no later
-tile reaches leaves at once: sums are held for as many planes as a tile is thick, however long the image is.
+tile reaches leaves at once: sums are held for as many planes as a tile is thick, however long the image is
+(:mod:`autoseg.inference.sums`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,16 +20,15 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from scipy.ndimage import gaussian_filter1d
 
 from autoseg.errors import ArtifactError, SettingsError
+from autoseg.inference.sums import RollingSums, ScratchSums, SumsLayout, WorkingMemory, in_strips
 from autoseg.inference.views import View
 from autoseg.plan import Accumulation
 
 Network = Callable[[torch.Tensor], torch.Tensor]
-Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # Patches per call are chosen by their voxels: enough to keep the device busy, few enough to fit beside the network.
 _VOXELS_PER_CALL = {"cpu": 1 << 16, "cuda": 1 << 22, "mps": 1 << 20}
-_PIECE = 1 << 24  # logits that leave at once
 
 
 def gaussian_importance(patch_size: Sequence[int], *, accumulation: Accumulation = "float32") -> torch.Tensor:
@@ -119,12 +118,26 @@ class Tiling:
             return torch.ones(self.patch_size, dtype=self.dtype)
         return gaussian_importance(self.patch_size, accumulation=self.accumulation)
 
-    def sum_planes(self, shape: Sequence[int], device: torch.device) -> int:
-        """Planes of the first axis whose sums are held at once in an image (axes...) of some shape."""
+    def sums(self, shape: Sequence[int], num_outputs: int, device: torch.device) -> SumsLayout:
+        """Sums that are held at once for an image (axes...) of some shape."""
         grid = self._padded(shape)
-        extent = self._extent(len(shape))
-        groups = self._groups(tile_positions(grid, extent, self.step), device)
-        return _planes_held(groups, extent[0])
+        return self._layout(grid, num_outputs, tile_positions(grid, self._extent(len(grid)), self.step), device)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether an image (axes...) is nowhere smaller than a tile, so that nothing has to be padded."""
+        return self._padded(shape) == tuple(shape)
+
+    def _layout(
+        self, grid: Sequence[int], num_outputs: int, positions: Sequence[tuple[int, ...]], device: torch.device
+    ) -> SumsLayout:
+        extent = self._extent(len(grid))
+        return SumsLayout(
+            num_outputs=num_outputs,
+            plane=tuple(grid[1:]),
+            extent=extent,
+            depth=_planes_held(self._groups(positions, device), extent[0]),
+            dtype=self.dtype,
+        )
 
     def _padded(self, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(max(n, e) for n, e in zip(shape, self._extent(len(shape)), strict=True))
@@ -167,10 +180,7 @@ class Tiling:
         # Turned tiles have another shape: they cannot share a call with the others.
         for _, alike in itertools.groupby(self.views, key=lambda view: view.shape(self.patch_size)):
             for views in _parts(tuple(alike), at_once):
-                outputs = _call(network, torch.cat([view.apply(tiles) for view in views]))
-                for output, view in zip(outputs.chunk(len(views)), views, strict=True):
-                    restored = view.invert(output).to(tiles.device, torch.float32)
-                    total = restored.clone() if total is None else total.add_(restored)
+                total = _add_views(total, tiles, network, views)
         assert total is not None  # there is always a view
         return total.div_(len(self.views))
 
@@ -184,7 +194,7 @@ def window_slabs(
     num_outputs: int,
     region: np.ndarray | None = None,
     outside: Sequence[float] | None = None,
-    allocate: Allocate | None = None,
+    memory: WorkingMemory | None = None,
     compute_device: torch.device | None = None,
 ) -> Iterator[torch.Tensor]:
     """Predict an image of any size, some planes at a time.
@@ -198,7 +208,7 @@ def window_slabs(
         region: Boolean, the image's grid: only tiles that hold a voxel of it are visited. A voxel of the region is
             predicted exactly as without it.
         outside: Logits of voxels that no tile covers; required with a region.
-        allocate: Makes the tensors of zeros that hold sums; None takes memory on the image's device.
+        memory: Where sums lie; None takes memory on the image's device.
         compute_device: Where the network runs; decides the batch. None is the image's device.
 
     Yields:
@@ -217,15 +227,16 @@ def window_slabs(
         if outside is None:
             raise ValueError("voxels outside of a region need logits")
         positions = _touching(positions, extent, region, stored[1:])
+    layout = tiling._layout(grid, num_outputs, positions, device)
+    beyond = None if region is None else outside
+    columns = None if memory is None else memory.columns(layout)
+    if memory is None or columns is None:
+        sums: RollingSums | ScratchSums = RollingSums(layout, outside=beyond, device=image.device)
+    else:
+        strips = in_strips(positions, extent[-1], columns)
+        positions = list(strips)
+        sums = ScratchSums(layout, strips=strips, columns=columns, outside=beyond, memory=memory)
     groups = tiling._groups(positions, device)
-    sums = _RollingSums(
-        num_outputs=num_outputs,
-        plane=grid[1:],
-        depth=_planes_held(groups, extent[0]),
-        outside=None if region is None else outside,
-        create=allocate or partial(_zeros, device=image.device),
-        dtype=tiling.dtype,
-    )
     weight = tiling.weight().to(image.device).reshape(extent)
     per_call = tiling.patches_per_call(device)
     first, last = stored[1].start or 0, stored[1].stop or grid[0]
@@ -253,71 +264,6 @@ def sliding_window(image: torch.Tensor, network: Network, tiling: Tiling, *, num
     return torch.cat(list(window_slabs(image, network, tiling, num_outputs=num_outputs)), dim=1)
 
 
-class _RollingSums:
-    """Weighted sums of those planes that tiles still reach; a ring, so that nothing is moved when planes leave.
-
-    Args:
-        num_outputs: Channels.
-        plane: Shape of a plane.
-        depth: Planes held at once.
-        outside: Logits where no tile was; None where tiles cover everything.
-        create: Makes tensors of zeros.
-        dtype: Type of the sums.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_outputs: int,
-        plane: tuple[int, ...],
-        depth: int,
-        outside: Sequence[float] | None,
-        create: Allocate,
-        dtype: torch.dtype,
-    ) -> None:
-        self.depth = depth
-        self.logits = create((num_outputs, depth, *plane), dtype)
-        self.weights = create((1, depth, *plane), dtype)
-        self.outside = None
-        if outside is not None:
-            shape = (num_outputs, *(1,) * (1 + len(plane)))
-            self.outside = torch.tensor(outside, dtype=dtype, device=self.logits.device).reshape(shape)
-        self.per_piece = max(1, _PIECE // max(1, num_outputs * math.prod(plane)))
-
-    def add(self, position: tuple[int, ...], output: torch.Tensor, weight: torch.Tensor) -> None:
-        """Add logits (k, *tile), which are overwritten, times their weights (*tile)."""
-        output.mul_(weight)
-        within = tuple(slice(p, p + n) for p, n in zip(position[1:], weight.shape[1:], strict=True))
-        for held, planes in self._ring(position[0], position[0] + len(weight)):
-            self.logits[(slice(None), held, *within)].add_(output[:, planes])
-            self.weights[0][(held, *within)].add_(weight[planes])
-
-    def take(self, start: int, stop: int) -> Iterator[torch.Tensor]:
-        """Mean logits (k, n, ...) of planes that are complete, in pieces; their places become free."""
-        for first in range(start, stop, self.per_piece):
-            for held, _ in self._ring(first, min(first + self.per_piece, stop)):
-                logits, weights = self.logits[:, held], self.weights[:, held]
-                mean = logits / weights
-                if self.outside is not None:
-                    mean = torch.where(weights > 0, mean, self.outside)
-                logits.zero_()
-                weights.zero_()
-                yield mean
-
-    def _ring(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
-        """Places of planes from start to stop, at most two runs, and the runs' indices counted from start."""
-        plane = start
-        while plane < stop:
-            place = plane % self.depth
-            count = min(stop - plane, self.depth - place)
-            yield slice(place, place + count), slice(plane - start, plane - start + count)
-            plane += count
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, *, device: torch.device) -> torch.Tensor:
-    return torch.zeros(shape, dtype=dtype, device=device)
-
-
 def _tile(position: tuple[int, ...], extent: tuple[int, ...]) -> tuple[slice, ...]:
     """Index of a tile behind the channel axis."""
     return (slice(None), *(slice(p, p + n) for p, n in zip(position, extent, strict=True)))
@@ -338,6 +284,18 @@ def _touching(
         return tuple(slice(max(0, p - o), max(0, p - o + n)) for p, n, o in zip(position, extent, offsets, strict=True))
 
     return [position for position in positions if region[within(position)].any()]
+
+
+def _add_views(
+    total: torch.Tensor | None, tiles: torch.Tensor, network: Network, views: tuple[View, ...]
+) -> torch.Tensor:
+    """Add logits of some views of tiles; in a function of its own, so that answers go before the next are made."""
+    outputs = _call(network, torch.cat([view.apply(tiles) for view in views]))
+    for output, view in zip(outputs.chunk(len(views)), views, strict=True):
+        restored = view.invert(output).to(tiles.device, torch.float32)
+        total = restored.clone() if total is None else total.add_(restored)
+    assert total is not None  # there is always a view
+    return total
 
 
 def _parts(views: tuple[View, ...], size: int) -> Iterator[tuple[View, ...]]:

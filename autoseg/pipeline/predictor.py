@@ -18,9 +18,10 @@ from autoseg.geometry import Geometry, directions_of
 from autoseg.image import Image, Segmentation, read_header
 from autoseg.inference.ensemble import Member, combine
 from autoseg.inference.export import Prediction, decide_labels
-from autoseg.inference.memory import CasesForecast, WorkingMemory, bytes_of, working_memory
+from autoseg.inference.memory import CasesForecast, bytes_of, working_memory
 from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions, PreparedImage
 from autoseg.inference.refinement import calibrated, refined, total_variation, watched
+from autoseg.inference.sums import WorkingMemory
 from autoseg.pipeline.model_choice import ModelChoice, choose_models
 from autoseg.pipeline.model_file import opened_model
 from autoseg.postprocessing.steps import apply_postprocessing

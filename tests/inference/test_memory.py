@@ -13,10 +13,11 @@ import torch
 from autoseg.errors import SettingsError
 from autoseg.geometry import Geometry
 from autoseg.image import Image
-from autoseg.inference import export, memory, sliding_window
-from autoseg.inference.memory import Forecast, WorkingMemory, working_memory
+from autoseg.inference import export, sums
+from autoseg.inference.memory import Forecast, working_memory
 from autoseg.inference.model import ModelRecord, build_model
 from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
+from autoseg.inference.sums import WorkingMemory
 from autoseg.networks.factory import build_network
 from autoseg.plan import Plan
 
@@ -26,24 +27,26 @@ Records = Callable[..., ModelRecord]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_large_sums_lie_in_a_file_that_nobody_sees(tmp_path: Path, dtype: torch.dtype) -> None:
     place = WorkingMemory(in_memory=100, scratch=tmp_path)
-    tensor = place.zeros((3, 50), dtype)
+    array = place.scratch_array((3, 50), dtype)
+    tensor = array.tensor
     assert tensor.dtype == dtype
     assert not tensor.any()
     tensor[1, 2] += 4
+    array.let_go()
     assert tensor.sum() == 4
     assert list(tmp_path.iterdir()) == []  # unlinked, so that no crash leaves it behind
     with pytest.raises(SettingsError, match="is not a folder"):
-        replace(place, scratch=tmp_path / "absent").zeros((3, 50), dtype)
+        replace(place, scratch=tmp_path / "absent").scratch_array((3, 50), dtype)
 
 
 def test_a_full_disk_is_refused_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**9}))
+    monkeypatch.setattr(sums.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**9}))
     with pytest.raises(SettingsError, match=r"need 2\.0 GB of scratch files, .* has 1\.0 GB free"):
-        memory.check_space(tmp_path, 2 * 10**9)
+        sums.check_space(tmp_path, 2 * 10**9)
 
 
 def test_sums_go_to_disk_only_where_memory_is_short(tmp_path: Path) -> None:
-    needs = [Forecast(arrays=10**9, sums=2 * 10**9)]
+    needs = [Forecast(arrays=10**9, sums=2 * 10**9, window=10**8)]
 
     def decided(limit: float | None, image_bytes: int = 10**9) -> WorkingMemory:
         return working_memory(needs, image_bytes, max_memory_gb=limit, scratch=str(tmp_path), case_id="a")
@@ -51,7 +54,7 @@ def test_sums_go_to_disk_only_where_memory_is_short(tmp_path: Path) -> None:
     assert decided(8).in_memory >= 2 * 10**9
     assert decided(4).in_memory < 2 * 10**9
     assert decided(4).scratch == tmp_path
-    with pytest.raises(SettingsError, match=r"case a needs 2\.7 GB of memory .* --max-memory allows 2 GB"):
+    with pytest.raises(SettingsError, match=r"case a needs 2\.8 GB of memory.* --max-memory allows 2 GB"):
         decided(2)
 
 
@@ -94,7 +97,7 @@ def test_slab_by_slab_and_on_disk_equals_the_whole_volume(
     predictor = ConfigurationPredictor(plan, models, options)
     whole = predictor.predict(image).to_array()
     monkeypatch.setattr(export, "SLAB_VALUES", 400)
-    monkeypatch.setattr(sliding_window, "_PIECE", 300)
+    monkeypatch.setattr(sums, "_PIECE", 300)
     place = WorkingMemory(in_memory=0, scratch=tmp_path)
     prediction = predictor.predict(image, memory=place)
     parts = list(prediction.slabs)

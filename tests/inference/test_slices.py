@@ -93,7 +93,7 @@ def test_slices_along_an_axis_are_those_along_the_first_of_a_turned_volume(axis:
 
 def test_planes_that_wait_are_no_more_than_a_patch_is_long() -> None:
     tiling = Tiling(patch_size=(8, 8), slice_axis=1, batch_size=4)
-    assert tiling.sum_planes((100, 20, 20), torch.device("cpu")) == 8
+    assert tiling.sums((100, 20, 20), 1, torch.device("cpu")).depth == 8
     image = torch.zeros((1, 100, 20, 20))
     slabs = window_slabs(image, lambda p: p, tiling, num_outputs=1)
     assert max(slab.shape[1] for slab in slabs) <= 8

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from autoseg.errors import ArtifactError, SettingsError
 from autoseg.inference import sliding_window as module
+from autoseg.inference import sums
 from autoseg.inference.sliding_window import (
     Network,
     Tiling,
@@ -21,6 +22,7 @@ from autoseg.inference.sliding_window import (
     tile_positions,
     window_slabs,
 )
+from autoseg.inference.sums import WorkingMemory
 from autoseg.inference.views import View, mirror_subsets, views_of
 from autoseg.plan import Accumulation
 
@@ -277,11 +279,18 @@ def test_values_that_are_not_finite_are_reported_with_the_remedy() -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(window=windows(), batch_size=st.sampled_from([1, 3, 50]), piece=st.sampled_from([1, 100]), data=st.data())
+@given(
+    window=windows(),
+    batch_size=st.sampled_from([1, 3, 50]),
+    piece=st.sampled_from([1, 100]),
+    memory=st.sampled_from([None, WorkingMemory(in_memory=0), WorkingMemory(in_memory=2000)]),
+    data=st.data(),
+)
 def test_planes_leave_in_order_and_a_region_is_predicted_as_without_it(
     window: tuple[tuple[int, ...], tuple[int, ...], float, tuple[int, ...]],
     batch_size: int,
     piece: int,
+    memory: WorkingMemory | None,
     data: st.DataObject,
 ) -> None:
     shape, patch, step, _ = window
@@ -295,8 +304,12 @@ def test_planes_leave_in_order_and_a_region_is_predicted_as_without_it(
 
     whole = module.sliding_window(image, position_aware, tiling, num_outputs=2)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "_PIECE", piece)
-        slabs = list(window_slabs(image, position_aware, tiling, num_outputs=2, region=region, outside=(7.0, -7.0)))
+        patched.setattr(sums, "_PIECE", piece)
+        slabs = list(
+            window_slabs(
+                image, position_aware, tiling, num_outputs=2, region=region, outside=(7.0, -7.0), memory=memory
+            )
+        )
     joined = torch.cat(slabs, dim=1)
     assert joined.shape == whole.shape
     torch.testing.assert_close(joined[:, torch.from_numpy(region)], whole[:, torch.from_numpy(region)])
@@ -308,18 +321,13 @@ def test_planes_leave_in_order_and_a_region_is_predicted_as_without_it(
 
 
 def test_sums_are_held_for_a_few_planes_of_a_long_image() -> None:
-    made: list[tuple[int, ...]] = []
-
-    def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        made.append(shape)
-        return torch.zeros(shape, dtype=dtype)
-
     image = torch.randn((1, 90, 6, 5), generator=torch.Generator().manual_seed(1))
     tiling = Tiling(patch_size=(8, 6, 5), batch_size=1)
-    slabs = window_slabs(image, identity, tiling, num_outputs=1, allocate=allocate)
+    slabs = window_slabs(image, identity, tiling, num_outputs=1)
     torch.testing.assert_close(torch.cat(list(slabs), dim=1), image)
-    assert made == [(1, 8, 6, 5), (1, 8, 6, 5)]
-    assert tiling.sum_planes((90, 6, 5), torch.device("cpu")) == 8
+    layout = tiling.sums((90, 6, 5), 1, torch.device("cpu"))
+    assert layout.depth == 8
+    assert layout.num_bytes == 2 * 8 * 6 * 5 * 4
 
 
 @pytest.mark.parametrize("group", ["none", "mirrors", "turns", "six"])
