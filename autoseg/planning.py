@@ -122,7 +122,7 @@ class JudgesMemory(Protocol):
     """A planner that can tell what a configuration takes that was edited since it was planned."""
 
     def excess(self, configuration: Configuration, plan: Plan) -> MemoryExcess | None:
-        """What goes beyond the plan's memory; None where nothing does, or where the network is not the planner's."""
+        """What goes beyond the plan's memory; None where nothing does, or where the network is not known."""
 
 
 PLANNERS: Registry[type[Planner]] = Registry(
@@ -145,8 +145,8 @@ def memory_warnings(plan: Plan, names: Collection[str] | None = None) -> tuple[s
         names: Configurations to look at; None looks at all.
 
     Returns:
-        One sentence per configuration, with the place in the file. Networks whose size the planner did not count are
-        left out: ``plan-and-preprocess --measure`` holds them against a training step.
+        One sentence per configuration, with the place in the file. Networks that this process does not know are left
+        out: ``plan-and-preprocess --measure`` holds them against a training step.
     """
     found = []
     for configuration in plan.configurations:

@@ -13,7 +13,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Configuration, Plan
 from autoseg.planners import reasons
 from autoseg.planners.budget import SMALLEST_BATCH, Sizer, Sizing
-from autoseg.planners.network_sizing import NetworkSizer
+from autoseg.planners.network_sizing import NetworkSizer, network_excess
 from autoseg.planners.normalization import NormalizationChoice, choose_normalization
 from autoseg.planners.preset import DEFAULT_PLANNER, PlannerPreset
 from autoseg.planners.resolutions import Resolutions, choose_resolutions
@@ -91,9 +91,9 @@ class PresetPlanner:
         )
 
     def excess(self, configuration: Configuration, plan: Plan) -> MemoryExcess | None:
-        """What of a configuration goes beyond the plan's memory, by the count of feature-map values that sized it."""
-        if configuration.network.name != self.preset.network:
-            return None
+        """What of a configuration goes beyond the plan's memory, by the same count that sized it."""
+        if "@" in configuration.name and configuration.name.partition("@")[2] != self.preset.name:
+            return network_excess(configuration, plan)
         sizer = Sizer(preset=self.preset, memory_gb=plan.gpu_memory_gb, num_labels=plan.labels.declared_count)
         return sizer.excess(configuration)
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from autoseg.errors import PlanError
 from autoseg.labels import LabelScheme
-from autoseg.networks.catalog import network_rules
+from autoseg.networks.catalog import NETWORKS, network_rules
 from autoseg.networks.rules import NetworkRules
-from autoseg.plan import Configuration, NetworkPlan
+from autoseg.plan import Configuration, NetworkPlan, Plan
 from autoseg.planners.budget import SMALLEST_BATCH, starting_patch_size
 from autoseg.planners.network_planning import plan_network, require_thick_enough, topology_for
 from autoseg.planners.preset import PlannerPreset
 from autoseg.planners.stacks import plane_of
 from autoseg.planners.topology import Topology
 from autoseg.planners.wording import counted, voxels
-from autoseg.planning import NetworkRequest, share_data
+from autoseg.planning import MemoryExcess, NetworkRequest, share_data
 
 if TYPE_CHECKING:
     from autoseg.networks.memory import MemoryEstimate
@@ -284,6 +284,37 @@ class NetworkSizer:
                 f"{recipe}"
             ),
         }
+
+
+def network_excess(configuration: Configuration, plan: Plan) -> MemoryExcess | None:
+    """What of a configuration, edited since it was planned, takes more than the plan's memory.
+
+    The step is counted again as for planning, which takes a few seconds; a network of the user's own that this process
+    does not know is left alone.
+    """
+    if configuration.network.name not in NETWORKS.names():
+        return None
+    needed = _gigabytes(configuration, plan, batch_size=configuration.batch_size)
+    if needed <= _CLEARLY * plan.gpu_memory_gb:
+        return None
+    smallest = min(SMALLEST_BATCH, configuration.batch_size)
+    fits_with_less = (
+        smallest < configuration.batch_size
+        and _gigabytes(configuration, plan, batch_size=smallest) <= _CLEARLY * plan.gpu_memory_gb
+    )
+    return MemoryExcess(field="batch_size" if fits_with_less else "patch_size", gigabytes=needed)
+
+
+def _gigabytes(configuration: Configuration, plan: Plan, *, batch_size: int) -> float:
+    from autoseg.networks.memory import estimate_memory
+
+    return estimate_memory(
+        configuration.network,
+        patch_size=configuration.patch_size,
+        batch_size=batch_size,
+        num_channels=len(plan.channels),  # the previous stage's are few; planning leaves them out too
+        labels=plan.labels,
+    ).gigabytes
 
 
 def _as_asked(asked: tuple[int, ...] | None, taken: tuple[int, ...]) -> str:

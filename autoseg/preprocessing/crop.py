@@ -64,4 +64,8 @@ def _fill_holes(mask: np.ndarray) -> None:
         for end in (0, -1):
             is_hole[np.unique(background.take(end, axis=axis))] = False
     is_hole[0] = False  # the mask itself
-    mask |= is_hole[background]
+    if not is_hole.any():
+        return
+    # Looked up where there is background only: inside the body of a CT that is a voxel here and there.
+    zeros = np.nonzero(~mask)
+    mask[zeros] = is_hole[background[zeros]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from autoseg.cli.main import app
 from autoseg.errors import ArtifactError
+from autoseg.pipeline.prepare import plan_and_preprocess
 from autoseg.planning import memory_warnings
 from autoseg.workspace import Workspace
 
@@ -59,3 +61,20 @@ def test_edits_that_take_more_memory_are_told(workspace: Workspace, field: str) 
     shown = CliRunner().invoke(app, ["plan", "show", "-w", str(workspace.root)])
     assert shown.exit_code == 0
     assert f"warning: configurations.3d_fullres.{field}: " in " ".join(shown.output.split())
+
+
+@pytest.mark.parametrize("field", ["patch_size", "batch_size"])
+def test_edits_of_another_network_are_counted_by_its_own_training_step(
+    ball_dataset: Path, workspace: Workspace, field: str
+) -> None:
+    plan_and_preprocess(
+        ball_dataset, workspace=workspace.root, gpu_memory_gb=2.0, network="scnas", bases=["3d_fullres"], workers=0
+    )
+    name = "3d_fullres@scnas"
+    assert memory_warnings(workspace.load_plan(), [name]) == ()
+    planned = workspace.load_plan().configuration(name)
+    more = 200 if field == "batch_size" else [8 * n for n in planned.patch_size]
+    edit(workspace, lambda configuration: configuration.update({field: more}), name)
+    [warning] = memory_warnings(workspace.load_plan(), [name])
+    assert warning.startswith(f"configurations.{name}.{field}: ")
+    assert "planned were 2 (gpu_memory_gb)" in warning
