@@ -43,6 +43,7 @@ setup(
             "monai>=1.5",
             "einops>=0.8",
         ],
+        "openvino": ["openvino>=2025.0"],
         "ray": ["ray>=2.40"],
         "slurm": ["submitit>=1.5.2"],
         "dev": [

@@ -11,6 +11,7 @@ import typer
 from autoseg.cli.app import command
 from autoseg.cli.console import ConsoleProgress, output
 from autoseg.cli.options import (
+    Compile,
     Device,
     Directory,
     Network,
@@ -64,6 +65,7 @@ def ensemble_predict(
     accumulation: Accumulation = None,
     tta: Augmentation = "mirrors",
     slice_axes: SliceAxes = None,
+    compile_with: Compile = "none",
     max_memory: MaxMemory = None,
     scratch: Scratch = None,
     zip_path: Annotated[Path | None, typer.Option("--zip", metavar="FILE", help="Also all results in one zip.")] = None,
@@ -104,6 +106,7 @@ def ensemble_predict(
         augmentation="none" if no_mirroring else tta,
         slice_axes=parse_axes(slice_axes),
         accumulation=accumulation,
+        compiler=compile_with,
         max_memory_gb=max_memory,
         scratch=None if scratch is None else str(scratch),
     )

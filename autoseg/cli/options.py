@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +22,10 @@ Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Worker processes; 0 works in this process.", show_default="auto")
 ]
 
+Compile = Annotated[
+    Literal["none", "openvino"],
+    typer.Option("--compile", help="Translate the networks for the CPU first; needs the extra openvino."),
+]
 Network = Annotated[
     str | None, typer.Option("--network", help="A network by name, or your own: package.module:Class.", metavar="NAME")
 ]

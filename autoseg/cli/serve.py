@@ -9,7 +9,7 @@ import typer
 
 from autoseg.cli.app import command
 from autoseg.cli.console import messages
-from autoseg.cli.options import Device, Directory, WorkspaceDir, find_workspace
+from autoseg.cli.options import Compile, Device, Directory, WorkspaceDir, find_workspace
 
 Members = Annotated[
     list[str] | None, typer.Option("--members", help="CONFIGURATION[:FOLD,FOLD] instead of the selection; repeatable.")
@@ -25,13 +25,16 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8008,
     max_upload: Annotated[int, typer.Option("--max-upload", min=1, metavar="MB", help="Largest request.")] = 1024,
     device: Device = "auto",
+    compile_with: Compile = "none",
 ) -> None:
     """Load the models once and answer requests over HTTP until interrupted."""
     found = find_workspace(directory, workspace)
+    from autoseg.inference.predictor import InferenceOptions
     from autoseg.pipeline.predictor import Predictor
     from autoseg.pipeline.serving import PredictionServer
 
-    predictor = Predictor.load(found, members=members, device=device)
+    options = InferenceOptions(compiler=compile_with)
+    predictor = Predictor.load(found, members=members, options=options, device=device)
     with PredictionServer(predictor, host=host, port=port, max_upload=max_upload * 10**6) as server:
         messages.print(f"listening on {server.url}; Ctrl+C ends it", markup=False, highlight=False)
         server.serve_forever()

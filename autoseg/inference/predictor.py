@@ -12,6 +12,7 @@ import torch
 
 from autoseg.errors import DatasetError, SettingsError
 from autoseg.image import Image, Segmentation
+from autoseg.inference.compiling import Compiler, compiled
 from autoseg.inference.ensemble import mean_slabs
 from autoseg.inference.export import Prediction, slab_thickness
 from autoseg.inference.memory import Forecast, bytes_of, forecast, working_memory
@@ -42,6 +43,7 @@ class InferenceOptions:
             takes what the plan says.
         device: torch device of the networks.
         precision: Arithmetic of the networks; "auto" is that of training, except float32 for float16 on a CPU.
+        compiler: What translates the networks; "openvino" computes in float32 on the CPU, whatever the precision.
         batch_size: Patches per call of a network; None chooses by patch and device.
         max_memory_gb: Memory that the program may take; sums of logits that do not fit go to scratch files. None
             takes a share of what is free.
@@ -57,6 +59,7 @@ class InferenceOptions:
     accumulation: Accumulation | None = None
     device: str = "cpu"
     precision: Arithmetic | Literal["auto"] = "auto"
+    compiler: Compiler = "none"
     batch_size: int | None = None
     max_memory_gb: float | None = None
     scratch: str | None = None
@@ -78,10 +81,12 @@ class InferenceOptions:
 
     def that_decide(self) -> InferenceOptions:
         """These options with everything at its default that changes how, not what, is predicted."""
-        return replace(self, device="cpu", batch_size=None, max_memory_gb=None, scratch=None)
+        return replace(self, device="cpu", compiler="none", batch_size=None, max_memory_gb=None, scratch=None)
 
     def arithmetic(self, trained: Arithmetic) -> Arithmetic:
         """Precision that "auto" means for a model that was trained with ``trained``."""
+        if self.compiler != "none":
+            return "float32"
         if self.precision != "auto":
             return self.precision
         # Training in float16 needs a GPU; on a CPU float16 convolutions are emulated.
@@ -128,8 +133,8 @@ class ConfigurationPredictor:
         if options.slice_axes not in (None, (0,)) and len(plan.transpose) == 2:
             raise SettingsError("images of this plan have two axes: there are no slices to cut, leave --slice-axes out")
         self.plan = plan
-        self.models = tuple(models)
         self.options = options.for_plan(plan)
+        self.models = tuple(compiled(model, options.compiler, options.device) for model in models)
 
     @property
     def configuration(self) -> Configuration:
