@@ -77,7 +77,7 @@ class CompiledNetwork(SegmentationNetwork):
         try:
             with torch.inference_mode(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's word on tracing: shapes are fixed here, nothing else varies
-                traced = torch.jit.trace(self._source, example, check_trace=False)
+                traced = torch.jit.trace(self._source, example, check_trace=False)  # type: ignore[no-untyped-call]
                 model = openvino.convert_model(traced, example_input=example)
             model.reshape([1, *shape])
             how = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
