@@ -32,6 +32,10 @@ class SegmentationNetwork(nn.Module):
         """Modules whose outputs may be looked at, by the names that the network's rules list as taps."""
         return {}
 
+    def published_names(self) -> Mapping[str, str]:
+        """Parameter -> its name in files of published weights, where that is another one."""
+        return {}
+
     def forward_features(self, x: Tensor) -> tuple[list[Tensor] | Tensor, dict[str, Tensor]]:
         """Compute logits, and what the tapped modules gave on the way.
 

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from autoseg.networks.options import (
     ACCUNetOptions,
+    DenseNetOptions,
+    EfficientNetOptions,
     MAUNetOptions,
     MedNeXtOptions,
+    ResNetOptions,
+    ResNeXtOptions,
     SCNASOptions,
     ScnOptions,
+    SEResNeXtOptions,
     SpineHybridOptions,
     SwinUNETROptions,
     UNetCNXOptions,
@@ -37,6 +42,29 @@ class NetworkBuilder(Protocol):
 
 
 _TAPS = ("bottleneck", "last_decoder")
+
+
+def _on_encoder(name: str, what: str, source: str, options: type) -> NetworkRules:
+    """Rules of a 2D U-Net whose encoder is a classification network."""
+    return NetworkRules(
+        builder=f"autoseg.networks.encoder_unet:{name}",
+        summary=f"2D U-Net on {what}, which weights learned from photographs may begin",
+        source=source,
+        dims=(2,),
+        is_anisotropic=False,
+        stages=fixed_stages(1, 2, 2, 2, 2, 2),
+        first_features=16,
+        feature_ratios=(1, 2, 4, 8, 16, 32),
+        encoder_blocks=(1,),
+        decoder_blocks=(2,),
+        supervision="none",
+        taps=("last_decoder",),
+        heeds=("norm", "activation", "dropout", "checkpointing"),
+        style={"norm": "batch", "activation": "relu"},
+        options=options,
+        training=TrainingDefaults(optimizer="adamw", learning_rate=6e-5, schedule="one_cycle", loss="dice"),
+    )
+
 
 RULES: dict[str, NetworkRules] = {
     "unet": NetworkRules(
@@ -214,6 +242,18 @@ RULES: dict[str, NetworkRules] = {
         options=SpineHybridOptions,
         training=TrainingDefaults(loss="mse"),
     ),
+    "resnet": _on_encoder("resnet", "a ResNet", "https://arxiv.org/abs/1512.03385", ResNetOptions),
+    "resnext": _on_encoder("resnext", "a ResNeXt", "https://arxiv.org/abs/1611.05431", ResNeXtOptions),
+    "se_resnext": _on_encoder(
+        "se_resnext",
+        "a ResNeXt with squeeze and excitation",
+        "https://arxiv.org/abs/1709.01507",
+        SEResNeXtOptions,
+    ),
+    "efficientnet": _on_encoder(
+        "efficientnet", "an EfficientNet of MONAI's", "https://arxiv.org/abs/1905.11946", EfficientNetOptions
+    ),
+    "densenet": _on_encoder("densenet", "a DenseNet of MONAI's", "https://arxiv.org/abs/1608.06993", DenseNetOptions),
 }
 """Name -> rules of the built-in networks."""
 

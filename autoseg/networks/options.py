@@ -147,3 +147,58 @@ class SpineHybridOptions:
     link: Literal["hanc", "res", "none"] = "hanc"
     slice_convolutions: bool = True
     stem_kernel: int = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResNetOptions:
+    """Of ``resnet``.
+
+    Args:
+        encoder: Which one; the number counts its layers.
+    """
+
+    encoder: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet34"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResNeXtOptions:
+    """Of ``resnext``.
+
+    Args:
+        encoder: Which one: layers, groups and width of each group.
+    """
+
+    encoder: Literal["resnext50_32x4d", "resnext101_32x8d", "resnext101_32x16d"] = "resnext50_32x4d"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SEResNeXtOptions:
+    """Of ``se_resnext``.
+
+    Args:
+        encoder: Which one: layers, groups and width of each group.
+    """
+
+    encoder: Literal["se_resnext50_32x4d", "se_resnext101_32x4d"] = "se_resnext50_32x4d"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EfficientNetOptions:
+    """Of ``efficientnet``.
+
+    Args:
+        encoder: Which one; the number stands for depth and width.
+    """
+
+    encoder: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"] = "b0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseNetOptions:
+    """Of ``densenet``.
+
+    Args:
+        encoder: Which one; the number counts its layers.
+    """
+
+    encoder: Literal["densenet121", "densenet161", "densenet169", "densenet201"] = "densenet121"

@@ -40,6 +40,25 @@ SHOWN_BY = {
         "networks/test_structures.py::test_refinement_begins_as_nothing_and_may_leave_the_segmenter_alone",
         "networks/test_ideas.py::test_refinement_tells_left_from_right",
     ),
+    "R304": (
+        "networks/test_encoders.py::test_encoders_have_as_many_parameters_as_published",
+        "networks/test_encoders.py::test_the_deepest_features_are_monais",
+        "networks/test_encoders.py::test_published_files_fill_the_encoder_and_every_key_is_accounted_for",
+    ),
+    "R305": (
+        "data/test_stacks.py::test_the_target_is_that_of_the_middle_slice",
+        "data/test_stacks.py::test_a_stack_holds_the_neighbors_of_its_slice_and_repeats_the_border",
+        "inference/test_slices.py::test_the_answer_is_that_of_the_middle_slice_and_the_border_is_repeated",
+    ),
+    "R306": (
+        "data/test_stacks.py::test_the_target_is_that_of_the_middle_slice",
+        "data/test_stacks.py::test_crops_of_256_pixels",
+    ),
+    "R309": (
+        "inference/test_slices.py::test_three_axes_are_the_mean_of_each",
+        "inference/test_slices.py::test_a_volume_turned_in_3d_gives_the_prediction_turned",
+        "end_to_end/test_slices.py::test_three_axes_find_tubes_at_least_as_well_as_the_best_of_them",
+    ),
     "R314 (a)": (
         "networks/test_literature_blocks.py::test_cells_have_the_published_edges",
         "networks/test_published.py::test_scnas_is_built_of_as_many_operations_as_its_tables_say",

@@ -90,6 +90,22 @@ def test_the_target_is_that_of_the_middle_slice(make_store: Callable[..., object
     assert seen == {strides[axis] for axis in axes}
 
 
+def test_crops_of_256_pixels(make_store: Callable[..., object]) -> None:
+    """R306: whatever the volume; what lies outside of it is no image."""
+    store = make_store((7, 40, 300), LABELS)
+    images, targets, _ = PatchBatches(
+        store,  # type: ignore[arg-type]  # a store of the fixture
+        ["case_0"],
+        stacked(edge=256),
+        LABELS,
+        augment=True,
+        sampling=SamplingPolicy(),
+        seed=1,
+    )[0]
+    assert images.shape == (6, 5, 256, 256)
+    assert targets[0].shape == (6, 1, 256, 256)
+
+
 def test_batches_are_the_same_again(make_store: Callable[..., object]) -> None:
     store = make_store((9, 13, 14), LABELS)
     for configuration in (stacked(), replace(stacked(), spacing=(1.0, 1.0), median_shape=(12.0, 12.0), slices=None)):
