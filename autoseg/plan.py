@@ -327,6 +327,7 @@ class Plan:
         configurations: What can be trained, by name.
         notes: Sentences about decisions that concern all configurations.
         accumulation: Type in which prediction sums windows and folds; "float16" is nnU-Net's, for its models.
+        view: Direction of view of all its cases, so that images of another one are refused; None takes any.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -344,6 +345,7 @@ class Plan:
     configurations: tuple[Configuration, ...]
     notes: tuple[str, ...] = ()
     accumulation: Accumulation = "float32"
+    view: str | None = None
 
     def configuration(self, name: str) -> Configuration:
         """Look up a configuration.

@@ -24,12 +24,14 @@ class WorkspaceRecord:
         dataset: Its folder; None for a workspace that can only predict.
         source: How it was given, where its dataset.json does not say everything.
         folds: How its cases are split, where somebody asked for it.
+        views: Views of its cases, each with a workspace of its own below views/; empty for one workspace of all cases.
     """
 
     schema_version: int = SCHEMA_VERSION
     dataset: str | None
     source: DatasetSource | None = None
     folds: SplitRule | None = None
+    views: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class Workspace:
         *,
         source: DatasetSource | None = None,
         folds: SplitRule | None = None,
+        views: tuple[str, ...] = (),
     ) -> Workspace:
         """Make the folder and record its dataset; an existing workspace of the same dataset is kept.
 
@@ -134,6 +137,7 @@ class Workspace:
             dataset: Folder of the dataset; None for a workspace that can only predict.
             source: How the dataset was given; None keeps what is recorded.
             folds: How cases are split; None keeps what is recorded.
+            views: Views that have a workspace of their own; empty keeps what is recorded.
 
         Raises:
             SettingsError: When the folder is the workspace of another dataset. One whose recorded dataset is gone is
@@ -151,6 +155,7 @@ class Workspace:
             dataset=None if dataset is None else str(dataset.resolve()),
             source=source or known.source,
             folds=folds or known.folds,
+            views=views or known.views,
         )
         write_json(record, workspace.record_path)
         return workspace
@@ -206,6 +211,12 @@ class Workspace:
     def split_rule(self) -> SplitRule | None:
         """How cases were asked to be split; None where nobody asked."""
         return read_json(WorkspaceRecord, self.record_path).folds
+
+    @property
+    def by_view(self) -> dict[str, Workspace]:
+        """View -> workspace of its cases; empty where there is one workspace for all cases."""
+        views = read_json(WorkspaceRecord, self.record_path).views if self.record_path.is_file() else ()
+        return {view: Workspace(self.root / "views" / view) for view in views}
 
     @property
     def has_dataset(self) -> bool:
@@ -312,6 +323,11 @@ class Workspace:
         Raises:
             MissingArtifactError: When nothing has been planned yet.
         """
+        if not self.plan_path.is_file() and (parts := self.by_view):
+            first = next(iter(parts.values()))
+            raise MissingArtifactError(
+                f"{self.root} holds one workspace per view ({', '.join(parts)}); name one of them: -w {first.root}"
+            )
         if not self.plan_path.is_file():
             raise MissingArtifactError(f"{self.root} has no plan.json. Make it: autoseg plan-and-preprocess DATASET")
         return read_json(Plan, self.plan_path, may_be_edited=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from autoseg.errors import PlanError
 from autoseg.labels import LabelScheme
-from autoseg.networks.catalog import NETWORKS, network_rules
+from autoseg.networks.catalog import NETWORKS, network_rules, planned_rules
 from autoseg.networks.rules import NetworkRules
 from autoseg.plan import Configuration, NetworkPlan, Plan
 from autoseg.planners.budget import SMALLEST_BATCH, starting_patch_size
@@ -86,8 +86,8 @@ class NetworkSizer:
 
     @property
     def rules(self) -> NetworkRules:
-        """What the network needs."""
-        return network_rules(self.request.name)
+        """What the network needs, with the limits that were chosen."""
+        return planned_rules(self.request.name, self.request.options)
 
     def plan_all(self, planned: Sequence[Configuration], *, num_cases: int) -> SizedNetwork:
         """Plan the network for every configuration that it has a form for.

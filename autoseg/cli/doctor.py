@@ -16,8 +16,9 @@ from rich.table import Table
 
 from autoseg.cli.app import command
 from autoseg.cli.console import output
-from autoseg.cli.options import Directory, WorkspaceDir, find_workspace
+from autoseg.cli.options import Directory, WorkspaceDir, every_part, find_workspace
 from autoseg.errors import MissingArtifactError
+from autoseg.workspace import Workspace
 
 _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "blosc2", "batchgeneratorsv2", "connected-components-3d")
 
@@ -46,6 +47,13 @@ def doctor(
     except MissingArtifactError as error:
         _line(str(error))
         return
+    for part in every_part(found):
+        _show_workspace(part, verify=verify)
+
+
+def _show_workspace(found: Workspace, *, verify: bool) -> None:
+    """How far it is, what is damaged, and what to do next."""
+    from autoseg.pipeline.health import find_problems
     from autoseg.pipeline.state import inspect_workspace
 
     state = inspect_workspace(found)
@@ -58,8 +66,6 @@ def doctor(
         output.print(table)
     for problem in state.problems:
         _line(f"problem: {problem}")
-    from autoseg.pipeline.health import find_problems
-
     for problem in find_problems(found, verify=verify):
         _line(problem)
     _line(f"next: {state.next_command}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,10 +20,20 @@ from autoseg.cli.options import (
     Workers,
     WorkspaceDir,
     accept_network,
+    every_part,
     find_workspace,
     parse_axes,
 )
 from autoseg.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autoseg.dataset import Case
+    from autoseg.pipeline.outputs import ExtraOutputs
+    from autoseg.pipeline.prediction_report import PredictionReport
+    from autoseg.pipeline.views import ViewsReport
+    from autoseg.workspace import Workspace
 
 Input = Annotated[
     Path | None, typer.Option("--input", "-i", help="Folder of images.", show_default="the dataset's imagesTs")
@@ -30,6 +41,11 @@ Input = Annotated[
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder to write to.", show_default="WORKSPACE/predictions")
 ]
+Table = Annotated[
+    Path | None,
+    typer.Option("--table", metavar="FILE.csv", help="Images to predict: columns case, image; also view, frame."),
+]
+View = Annotated[str | None, typer.Option("--view", help="View of all images of the folder, such as SA.")]
 Members = Annotated[
     list[str] | None, typer.Option("--members", help="CONFIGURATION[:FOLD,FOLD] instead of the selection; repeatable.")
 ]
@@ -59,6 +75,8 @@ def ensemble_predict(
     output_dir: Output = None,
     directory: Directory = Path(),
     workspace: WorkspaceDir = None,
+    table: Table = None,
+    view: View = None,
     members: Members = None,
     checkpoint: Annotated[Literal["best", "final"], typer.Option(help="Which weights predict.")] = "final",
     step: Annotated[float, typer.Option(min=0.05, max=1.0, help="Window step as a share of the patch.")] = 0.5,
@@ -99,7 +117,6 @@ def ensemble_predict(
     accept_network(network)
     from autoseg.inference.predictor import InferenceOptions
     from autoseg.pipeline.outputs import ExtraOutputs
-    from autoseg.pipeline.predict import ensemble_predict as predict
 
     options = InferenceOptions(
         step=step,
@@ -110,10 +127,11 @@ def ensemble_predict(
         max_memory_gb=max_memory,
         scratch=None if scratch is None else str(scratch),
     )
-    report = predict(
+    report = _predict(
         found,
-        input_dir,
+        _images(found, input_dir, table),
         output_dir,
+        view=view,
         members=members,
         options=options,
         checkpoint=checkpoint,
@@ -132,6 +150,44 @@ def ensemble_predict(
     )
     output.print(report.summary(), markup=False, highlight=False)
     report.raise_for_failures()
+
+
+def _images(workspace: Workspace, folder: Path | None, table: Path | None) -> Path | Sequence[Case] | None:
+    """What is predicted: a folder, the rows of a table, or what the dataset has.
+
+    Raises:
+        AutosegError: When both are given, or the table cannot be used.
+    """
+    if table is None:
+        return folder
+    if folder is not None:
+        raise SettingsError("give --input or --table, not both")
+    from autoseg.dataset.table import cases_to_predict
+
+    return cases_to_predict(table, num_channels=len(every_part(workspace)[0].load_plan().channels))
+
+
+def _predict(
+    workspace: Workspace,
+    images: Path | Sequence[Case] | None,
+    output_dir: Path | None,
+    *,
+    view: str | None,
+    extras: ExtraOutputs,
+    unchecked: bool,
+    progress: ConsoleProgress,
+    **options: Any,  # noqa: ANN401 - handed on
+) -> PredictionReport | ViewsReport:
+    """Predict with the models of the workspace, or each case with those of its view."""
+    from autoseg.pipeline.predict import ensemble_predict as predict
+    from autoseg.pipeline.views import predict_views
+
+    shared: dict[str, Any] = {"extras": extras, "unchecked": unchecked, "progress": progress}
+    if workspace.by_view:
+        return predict_views(workspace, images, output_dir, partial(predict, **options), view=view, **shared)
+    if view is not None and workspace.load_plan().view != view:
+        raise SettingsError(f"--view {view}: the models of {workspace.root} are not trained by view")
+    return predict(workspace, images, output_dir, **options, **shared)
 
 
 def _parse_part(text: str) -> tuple[int, int]:

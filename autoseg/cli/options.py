@@ -74,3 +74,8 @@ def accept_network(name: str | None) -> None:
 def find_workspace(directory: Path, workspace: Path | None) -> Workspace:
     """The workspace named by ``-w``, else the one that ``-C`` is or holds."""
     return Workspace.discover(directory if workspace is None else workspace)
+
+
+def every_part(workspace: Workspace) -> tuple[Workspace, ...]:
+    """The workspaces of all views, where each has its own; else the workspace itself."""
+    return tuple(workspace.by_view.values()) or (workspace,)

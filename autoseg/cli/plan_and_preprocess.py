@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ from autoseg.cli.options import (
     Workers,
     WorkspaceDir,
     accept_network,
+    every_part,
     parse_axes,
 )
 from autoseg.codec import from_plain
@@ -74,7 +76,10 @@ Slices = Annotated[
     int | None,
     typer.Option("--slices", metavar="N", help="Also plan 2p5d: a 2D network that sees N neighboring slices."),
 ]
-
+ByView = Annotated[
+    bool,
+    typer.Option("--by-view", help="A model of each view of the table; images go to that of their view."),
+]
 Measure = Annotated[
     bool,
     typer.Option(
@@ -108,13 +113,15 @@ def plan_and_preprocess(
     folds: Folds = None,
     split_by: SplitBy = None,
     stratify: Stratify = None,
-    measure: Measure = False,  # noqa: FBT002 - a flag of the command line
+    by_view: ByView = False,  # noqa: FBT002 - a flag of the command line
+    measure: Measure = False,  # noqa: FBT002
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:
     """Look at a dataset, plan the networks and prepare its cases; a second run does what is missing."""
     from autoseg.cli.plan_table import print_plan
     from autoseg.pipeline.prepare import plan_and_preprocess as prepare
+    from autoseg.pipeline.views import prepare_parts
 
     if spacing is not None and min(spacing) <= 0:
         raise SettingsError(f"--spacing must be positive millimetres, got {spacing}")
@@ -128,9 +135,8 @@ def plan_and_preprocess(
         label_map=label_map,
     )
     accept_network(network)
-    found = prepare(
-        source,
-        workspace=workspace,
+    prepare_one = partial(
+        prepare,
         planner=planner,
         gpu_memory_gb=gpu_memory,
         spacing=spacing,
@@ -147,8 +153,10 @@ def plan_and_preprocess(
         workers=workers,
         progress=ConsoleProgress(),
     )
-    plan = found.load_plan()
-    print_plan(plan)
+    found = prepare_parts(source, workspace, prepare_one, by_view=by_view, progress=ConsoleProgress())
+    for part in every_part(found):
+        plan = part.load_plan()
+        print_plan(plan)
     following = _just_planned(plan.configuration_names, planner, network and (variant or network.rpartition(":")[2]))
     output.print(f"next: autoseg train {following} fold0 -w {found.root}", markup=False, highlight=False)
 

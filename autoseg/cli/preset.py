@@ -11,7 +11,9 @@ from rich.table import Column, Table
 
 from autoseg.cli.app import app, command
 from autoseg.cli.console import ConsoleProgress, output
-from autoseg.cli.options import Device, Workers, WorkspaceDir
+from autoseg.cli.dataset_options import ChannelNames, Images, LabelMap, Labels, LabelValues, dataset_source
+from autoseg.cli.dataset_options import Table as DatasetTable
+from autoseg.cli.options import Device, Workers, WorkspaceDir, every_part
 from autoseg.cli.plan_and_preprocess import Folds, GpuMemory
 from autoseg.durations import parse_duration
 from autoseg.errors import SettingsError
@@ -52,9 +54,15 @@ def show(name: Name) -> None:
 @command("train", group=preset_app)
 def train(
     name: Name,
-    dataset: Annotated[Path, typer.Argument(help="Folder with a dataset.json, nnU-Net's or the Decathlon's.")],
+    dataset: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
     fold: Annotated[str, typer.Argument(help="fold0 or 0; all = one model on all cases.")] = "fold0",
     workspace: WorkspaceDir = None,
+    images: Images = None,
+    labels: Labels = None,
+    table: DatasetTable = None,
+    channel_name: ChannelNames = None,
+    label: LabelValues = None,
+    label_map: LabelMap = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the preset's length.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Optimizer steps, instead of it.")] = None,
     time_budget: Annotated[str | None, typer.Option(help="Wall time, such as 15m, instead of it.")] = None,
@@ -80,26 +88,36 @@ def train(
     TrainingConfig().with_settings([*preset_settings(name, asked), *asked])  # a typo should not cost a preprocessing
     progress = ConsoleProgress()
     split = None if folds is None else SplitRule(num_folds=folds)
+    source = dataset_source(
+        dataset,
+        images=images,
+        labels=labels,
+        table=table,
+        channel_names=channel_name,
+        label_values=label,
+        label_map=label_map,
+    )
     space = prepare_preset(
         preset,
-        dataset,
+        source,
         workspace=workspace,
         gpu_memory_gb=gpu_memory,
         split=split,
         workers=workers,
         progress=progress,
     )
-    print_plan(space.load_plan())
-    patch = space.load_plan().configuration(preset.stored_as).reasons["patch_size"]
-    progress.message(f"patch: {patch}")
-    report = train_preset(preset, space, fold, asked=asked, device=device, workers=workers, progress=progress)
-    output.print(report.summary(), markup=False, highlight=False)
+    for part in every_part(space):
+        print_plan(part.load_plan())
+        patch = part.load_plan().configuration(preset.stored_as).reasons["patch_size"]
+        progress.message(f"patch: {patch}")
+        report = train_preset(preset, part, fold, asked=asked, device=device, workers=workers, progress=progress)
+        output.print(report.summary(), markup=False, highlight=False)
     _print_next(preset, space)
 
 
 def _print_next(preset: Preset, space: Workspace) -> None:
     """What follows training, with the preset's own values."""
-    labels = tuple(target.name for target in space.load_plan().labels.targets)
+    labels = tuple(target.name for target in every_part(space)[0].load_plan().labels.targets)
     words = [word for step in preset.steps_for(labels) for word in ("--postprocessing", step)]
     folder = ["-w", str(space.root)]
     if words:

@@ -9,7 +9,7 @@ import typer
 
 from autoseg.cli.app import command
 from autoseg.cli.console import ConsoleProgress, output
-from autoseg.cli.options import Directory, WorkspaceDir, find_workspace
+from autoseg.cli.options import Directory, WorkspaceDir, every_part, find_workspace
 
 Metric = Annotated[
     str, typer.Option("--metric", help="What to maximize; the mean where several are named: dice,nsd@1mm.")
@@ -61,8 +61,9 @@ def select(
         postprocessing=None if postprocessing is None else tuple(postprocessing),
         any_cost=any_cost,
     )
-    ensemble = select_ensemble(found, options=options, progress=ConsoleProgress())
-    members = " + ".join(member.describe() for member in ensemble.members)
-    report = found.reports_dir / "selection.md"
-    listed = f"{found.ensemble_path}, {report}" if report.is_file() else str(found.ensemble_path)
-    output.print(f"{members}; {listed}", markup=False, highlight=False)
+    for part in every_part(found):
+        ensemble = select_ensemble(part, options=options, progress=ConsoleProgress())
+        members = " + ".join(member.describe() for member in ensemble.members)
+        report = part.reports_dir / "selection.md"
+        listed = f"{part.ensemble_path}, {report}" if report.is_file() else str(part.ensemble_path)
+        output.print(f"{members}; {listed}", markup=False, highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from autoseg.cli.options import (
     Workers,
     WorkspaceDir,
     accept_network,
+    every_part,
     find_workspace,
 )
 from autoseg.durations import parse_duration
@@ -93,22 +95,24 @@ def train(
     assignments = [*(preset_settings(preset, asked) if preset else ()), *asked]
     config = TrainingConfig().with_settings(assignments)
     weights = None if pretrained is None else load_pretrained(pretrained)
-    found, progress, ranks = find_workspace(directory, workspace), ConsoleProgress(), started_ranks()
+    parts, progress, ranks = every_part(find_workspace(directory, workspace)), ConsoleProgress(), started_ranks()
+    if config.time_budget is not None and fold is None:  # that of the whole command
+        config = replace(config, time_budget=config.time_budget / len(parts))
     if engine != "local" or gpus_per_job is not None or cpus_per_job is not None or slurm:
         if fold is not None or not ranks.is_alone:
             raise SettingsError("--engine trains every missing fold; leave out FOLD, and do not start it with torchrun")
         options = _words(assignments, variant=variant, device=device, workers=workers, pretrained=pretrained)
         options += [] if network is None else ["--network", network]
         needs = _needs(gpus_per_job, cpus_per_job, slurm or ())
-        _train_elsewhere(engine, found, configuration, options, needs, variant, progress)
+        for part in parts:
+            _train_elsewhere(engine, part, configuration, options, needs, variant, progress)
         return
     messages.quiet = messages.quiet or not ranks.is_first
     if not ranks.is_alone:
         device = choose_device(device, local_rank=ranks.local_rank)
-    trained = []
     with joined(ranks, device):
-        for report in _reports(
-            found,
+        _train_here(
+            parts,
             configuration,
             fold,
             validate_only=validate_only,
@@ -119,11 +123,27 @@ def train(
             pretrained=weights,
             ranks=ranks,
             progress=progress,
-        ):
-            if ranks.is_first:  # the others stay silent
-                trained.append(report.configuration)
+        )
+
+
+def _train_here(
+    parts: Sequence[Workspace],
+    configuration: str,
+    fold: str | None,
+    *,
+    ranks: Ranks,
+    progress: ConsoleProgress,
+    **options: Any,  # noqa: ANN401 - handed on
+) -> None:
+    """Train in every workspace, and tell what came of it; only the first process speaks."""
+    for part in parts:
+        trained = []
+        for report in _reports(part, configuration, fold, ranks=ranks, progress=progress, **options):
+            trained.append(report.configuration)
+            if ranks.is_first:
                 output.print(report.summary(), markup=False, highlight=False)
-    _tell_of_all_folds(found, configuration, trained, progress)
+        if ranks.is_first:
+            _tell_of_all_folds(part, configuration, trained, progress)
 
 
 def _tell_of_all_folds(

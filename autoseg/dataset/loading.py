@@ -44,8 +44,24 @@ def load_dataset(source: Path | DatasetSource) -> Dataset:
         table = _read_table(path)
         load = load_decathlon if is_decathlon(table) else load_nnunet
         dataset = load(given.root, table, given.label_map)
+    if given.view is not None:
+        dataset = of_view(dataset, given.view)
     _check_files(dataset)
     return dataset
+
+
+def of_view(dataset: Dataset, view: str) -> Dataset:
+    """The cases of one view alone.
+
+    Raises:
+        DatasetError: When no training case has it; names the views that there are.
+    """
+    training = tuple(case for case in dataset.training if case.view == view)
+    if not training:
+        known = sorted({case.view for case in dataset.training if case.view is not None})
+        raise DatasetError(f"no training case has the view {view}; there are {', '.join(known) or 'no views at all'}")
+    test = tuple(case for case in dataset.test if case.view == view)
+    return replace(dataset, training=training, test=test, declared_count=len(training))
 
 
 def remembered(source: DatasetSource, dataset: Dataset) -> DatasetSource:

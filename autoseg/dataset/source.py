@@ -22,6 +22,7 @@ class DatasetSource:
         channel_names: Names of the channels, for patterns and tables; empty takes what there is to find.
         label_values: Label name -> value, for patterns and tables; empty takes every value that occurs.
         label_map: Value in the files -> value in the table of labels; empty takes the values as they are.
+        view: Only cases whose column ``view`` says this; None takes all.
 
     Raises:
         DatasetError: When the parts contradict each other.
@@ -34,6 +35,7 @@ class DatasetSource:
     channel_names: tuple[str, ...] = ()
     label_values: dict[str, int] = field(default_factory=dict)
     label_map: dict[str, int] = field(default_factory=dict)
+    view: str | None = None
 
     def __post_init__(self) -> None:
         if self.table is not None and (self.images or self.labels):
@@ -42,6 +44,8 @@ class DatasetSource:
             raise DatasetError("--images and --labels belong together: one pattern per channel, and one for labels")
         if (self.channel_names or self.label_values) and not (self.images or self.table):
             raise DatasetError("--channel-name and --label go with --images or --table; dataset.json has its own names")
+        if self.view is not None and self.table is None:
+            raise DatasetError(f"cases of the view {self.view} can only be told in the column view of a --table")
 
     @property
     def is_declared(self) -> bool:

@@ -32,6 +32,35 @@ def load_table(source: DatasetSource, path: Path) -> Dataset:
     Raises:
         DatasetError: When the table is malformed; names the line.
     """
+    cases, image_columns = _read(path)
+    named = tuple(name.removeprefix("image_") for name in image_columns) if image_columns != ["image"] else ()
+    given = source if source.channel_names else replace(source, channel_names=named)
+    return assemble(given, cases, declared_in=str(path))
+
+
+def cases_to_predict(path: Path, *, num_channels: int) -> tuple[Case, ...]:
+    """Every row of a table as a case whose segmentation is wanted; what it says about labels and splits is left aside.
+
+    Args:
+        path: A table as :func:`load_table` reads it.
+        num_channels: Channels that the models expect.
+
+    Raises:
+        DatasetError: When the table is malformed or holds no case, or an image does not exist.
+    """
+    cases, _ = _read(path)
+    if not cases:
+        raise DatasetError(f"{path} holds no case")
+    for case in cases:
+        if len(case.images) not in (1, num_channels):
+            raise DatasetError(f"{path}: case {case.id} has {len(case.images)} images; {num_channels} are expected")
+        if missing := [image for image in case.images if not image.exists()]:
+            raise DatasetError(f"{missing[0]}, an image of case {case.id}, does not exist")
+    return tuple(replace(case, label=None) for case in cases)
+
+
+def _read(path: Path) -> tuple[list[Case], list[str]]:
+    """Cases by id, and the columns that name images."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -41,16 +70,14 @@ def load_table(source: DatasetSource, path: Path) -> Dataset:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read as a table: {error}") from None
     image_columns = _image_columns(columns, path)
-    cases, lines = [], dict[str, int]()
+    cases, lines = list[Case](), dict[str, int]()
     for line, row in enumerate(rows, start=2):
         case = _case({key: (value or "").strip() for key, value in row.items() if key}, image_columns, path, line)
         if case.id in lines:
             raise DatasetError(f"{path}: case {case.id} stands in line {lines[case.id]} and in line {line}")
         lines[case.id] = line
         cases.append(case)
-    named = tuple(name.removeprefix("image_") for name in image_columns) if image_columns != ["image"] else ()
-    given = source if source.channel_names else replace(source, channel_names=named)
-    return assemble(given, sorted(cases, key=lambda case: case.id), declared_in=str(path))
+    return sorted(cases, key=lambda case: case.id), image_columns
 
 
 def _image_columns(columns: Sequence[str], path: Path) -> list[str]:

@@ -6,6 +6,7 @@ runs for every entry.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from autoseg.networks.options import (
@@ -219,6 +220,7 @@ RULES: dict[str, NetworkRules] = {
         taps=_TAPS,
         heeds=STYLE,
         options=ScnOptions,
+        host_option="refines",
     ),
     "unet_plus_plus": NetworkRules(
         builder="autoseg.networks.unet_plus_plus:UNetPlusPlus",
@@ -284,3 +286,22 @@ def network_rules(name: str) -> NetworkRules:
         return NETWORK_RULES.get(name)
     rules = getattr(NETWORKS.get(name), "rules", None)
     return rules if isinstance(rules, NetworkRules) else NetworkRules(supervision="none")
+
+
+def planned_rules(name: str, choices: Sequence[str]) -> NetworkRules:
+    """Rules of a network with what was chosen for its size, and those of the network that it was told to hold.
+
+    Args:
+        name: A name of the network registry.
+        choices: Options as ``name=value``.
+
+    Raises:
+        SettingsError: When there is no such network, or a limit is no positive whole number.
+    """
+    rules = network_rules(name)
+    if rules.host_option and rules.options is not None:
+        chosen = dict(choice.split("=", 1) for choice in choices if "=" in choice)
+        host = chosen.get(rules.host_option, getattr(rules.options(), rules.host_option))
+        if host != name:  # its own class refuses that with a sentence of its own
+            rules = rules.within(network_rules(host))
+    return rules.sized(choices)

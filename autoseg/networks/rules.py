@@ -21,6 +21,8 @@ from autoseg.plan import NetworkPlan, OptionValue
 T = TypeVar("T")
 
 _SIMILAR = 2.0  # spacings that differ less than this many times count as equal
+SIZES = ("max_stages", "max_features")
+"""Fields of NetworkRules that can be chosen for a network like its options, where the planner decides them."""
 STYLE = ("norm", "activation", "dropout", "squeeze_excitation", "skip_gate", "checkpointing")
 """Fields of a NetworkPlan that say how blocks are made; a network lists those that it heeds."""
 
@@ -161,6 +163,7 @@ class NetworkRules:
         heeds: Which of :data:`STYLE` it heeds; others cannot be set.
         style: Values of those that differ from the defaults of a NetworkPlan.
         options: Dataclass of the options that only it has, all with defaults; None where there are none.
+        host_option: Option that names another network inside of it, whose sizes and style count; "" for none.
         training: How it was published to be trained.
     """
 
@@ -186,7 +189,33 @@ class NetworkRules:
     heeds: tuple[str, ...] = ()
     style: Mapping[str, OptionValue] = field(default_factory=dict)
     options: type[Any] | None = None
+    host_option: str = ""
     training: TrainingDefaults = TrainingDefaults()
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Which of :data:`SIZES` can be chosen: those that are not the network's own."""
+        own = {"max_stages": self.stages is not None, "max_features": self.feature_ratios is not None}
+        return tuple(name for name in SIZES if not own[name])
+
+    def sized(self, choices: Sequence[str]) -> NetworkRules:
+        """The rules with the limits that were chosen, e.g. "max_features=480"; other choices are left aside.
+
+        Raises:
+            SettingsError: When a limit is no positive whole number.
+        """
+        found: dict[str, Any] = {}
+        for name, _, text in (choice.partition("=") for choice in choices):
+            if name in self.sizes:
+                limit = parse_value(name, text, int, option="--network-option")
+                if limit < (self.feature_multiple if name == "max_features" else 1):
+                    raise SettingsError(f"--network-option {name}={text}: too few for a network")
+                found[name] = (limit, limit) if name == "max_features" else limit
+        return replace(self, **found)
+
+    def within(self, host: NetworkRules) -> NetworkRules:
+        """The rules of a network that holds ``host`` and adds to it: sizes and style are the host's."""
+        return replace(self, **{name: getattr(host, name) for name in _HOSTED})
 
     def features(self, num_stages: int, ndim: int, *, width: float = 1.0) -> tuple[int, ...]:
         """Feature maps per stage.
@@ -206,6 +235,13 @@ class NetworkRules:
             return tuple(first * ratio for ratio in self.feature_ratios[:num_stages])
         usual = [min(most, self.first_features * 2**stage) for stage in range(num_stages)]
         return tuple(usual if width == 1 else (max(unit, round(f * width / unit) * unit) for f in usual))
+
+
+_HOSTED = (
+    *("dims", "is_anisotropic", "stages", "max_stages", "smallest_edge", "smallest_longest_edge"),
+    *("smallest_median_edge", "first_features", "max_features", "feature_ratios", "feature_multiple"),
+    *("encoder_blocks", "decoder_blocks", "supervision", "supervised_stages", "taps", "heeds", "style"),
+)
 
 
 def read_options(network: NetworkPlan, kind: type[T]) -> T:
@@ -245,6 +281,8 @@ def with_choices(network: NetworkPlan, rules: NetworkRules, choices: Sequence[st
         if name not in option_names(rules):
             known = ", ".join(option_names(rules)) or "none"
             raise SettingsError(f"the network {network.name} has no option {name!r}; it has {known}")
+        if name in rules.sizes:
+            continue  # decided before: see NetworkRules.sized
         if name in own:
             options[name] = to_plain(parse_value(name, text, own[name], option="--network-option"))
         else:
@@ -262,4 +300,4 @@ def option_names(rules: NetworkRules) -> tuple[str, ...]:
     """Every option that can be chosen for a network."""
     supervision = () if rules.supervision == "none" else ("deep_supervision",)
     own = () if rules.options is None else tuple(f.name for f in dataclasses.fields(rules.options))
-    return (*rules.heeds, *supervision, *own)
+    return (*rules.heeds, *supervision, *own, *rules.sizes)

@@ -48,7 +48,7 @@ class InputGate:
         """Everything unusual about an image."""
         warnings, refusals = list[str](), list[str]()
         grid = self._turned(image.geometry)
-        for sentence, is_foreign in (*self._spacing(grid), *self._extent(grid), *self._intensities(image)):
+        for sentence, is_foreign in (*self._grid(grid), *self._intensities(image)):
             (refusals if is_foreign else warnings).append(sentence)
         if not image.geometry.has_right_angles:
             warnings.append("its axes do not stand at right angles to each other")
@@ -56,6 +56,13 @@ class InputGate:
         if self.plan.orientation is None and sorted(grid.orientation) != sorted(trained):
             warnings.append(f"its axes point to {grid.orientation}, those of the training images to {trained}")
         return Findings(warnings=tuple(warnings), refusals=tuple(refusals))
+
+    def unusual_grid(self, geometry: Geometry) -> tuple[str, ...]:
+        """What is unusual about a grid alone, from a header."""
+        return tuple(sentence for sentence, _ in self._grid(self._turned(geometry)))
+
+    def _grid(self, grid: Geometry) -> list[tuple[str, bool]]:
+        return [*self._spacing(grid), *self._extent(grid)]
 
     def _turned(self, geometry: Geometry) -> Geometry:
         stored, worked = geometry.orientation, self.plan.orientation

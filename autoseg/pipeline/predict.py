@@ -29,13 +29,12 @@ from autoseg.progress import LoggingProgress, Progress
 from autoseg.receipt import begin, complete, digest_files, is_intact, standing
 from autoseg.workspace import Workspace
 
-_RECORD = "prediction.json"
 QUALITY_DIR = "quality"
 
 
 def ensemble_predict(
     workspace: Workspace | Path | str,
-    images: Path | None = None,
+    images: Path | Sequence[Case] | None = None,
     output: Path | None = None,
     *,
     members: Sequence[str] | None = None,
@@ -56,7 +55,7 @@ def ensemble_predict(
 
     Args:
         workspace: Holds plan and results; or its folder, or its dataset's.
-        images: Folder of images; None takes the dataset's imagesTs.
+        images: Folder of images, or cases; None takes the dataset's imagesTs.
         output: Folder to write to; None takes the workspace's predictions.
         members: "configuration" or "configuration:fold,fold" each, instead of the selection.
         options: Window step, mirroring, types.
@@ -82,6 +81,7 @@ def ensemble_predict(
     progress = progress or LoggingProgress()
     plan = workspace.load_plan()
     cases = _find_input(workspace, plan, images)[part[0] :: part[1]]
+    _require_view(plan, cases)
     output = workspace.predictions_dir if output is None else output
     choice = choose_models(
         workspace,
@@ -116,7 +116,7 @@ def ensemble_predict(
         need = predictor.forecast_cases([case.images[0] for case in todo])
         if need is not None:
             progress.message(need.in_words)
-        write_json(report, output / _RECORD)
+        write_json(report, output / _record(plan))
         run = _Run(
             predictor=predictor,
             gate=None if unchecked or not todo else input_gate(workspace, plan, progress),
@@ -139,7 +139,7 @@ def ensemble_predict(
             seconds=time.perf_counter() - started,
         )
         write_tables(extras, output, [c for c in cases if c.id not in report.failures], plan)
-        write_json(report, output / _RECORD)
+        write_json(report, output / _record(plan))
     return report
 
 
@@ -254,7 +254,28 @@ def _outputs(case: Case, output: Path, plan: Plan, *, probabilities: bool) -> li
     return [output / f"{case.id}{ending}" for ending in endings]
 
 
-def _find_input(workspace: Workspace, plan: Plan, images: Path | None) -> tuple[Case, ...]:
+def _record(plan: Plan) -> str:
+    """Name of the report; models of several views write to one folder."""
+    return "prediction.json" if plan.view is None else f"prediction.{plan.view}.json"
+
+
+def _require_view(plan: Plan, cases: Sequence[Case]) -> None:
+    """Refuse cases that are known to be of another view than the models.
+
+    Raises:
+        DatasetError: Names the first of them.
+    """
+    other = [case for case in cases if plan.view is not None and case.view not in (None, plan.view)]
+    if other:
+        raise DatasetError(
+            f"case {other[0].id} has the view {other[0].view}, and these models were trained on {plan.view}. Name the "
+            "workspace of all views with -w, and every case goes to its own models"
+        )
+
+
+def _find_input(workspace: Workspace, plan: Plan, images: Path | Sequence[Case] | None) -> tuple[Case, ...]:
+    if images is not None and not isinstance(images, Path):
+        return tuple(images)
     source = workspace.dataset_source if workspace.has_dataset else None
     if images is not None:
         return find_input(source, images, plan.file_ending, num_channels=len(plan.channels))

@@ -98,7 +98,7 @@ def plan_and_preprocess(
     source = dataset if isinstance(dataset, DatasetSource) else DatasetSource(root=Path(dataset))
     asked = [parse_intensities(text) for text in intensities]
     folder = source.root / "autoseg" if workspace is None else Path(workspace)
-    source = _as_given_before(source, folder)
+    source = as_given_before(source, folder)
     workers = default_workers() if workers is None else workers
     loaded = load_dataset(source)
     chosen = PLANNERS.get(planner, allow_reference=True)()  # before any work: a typo should not cost minutes
@@ -142,7 +142,7 @@ def _closing_kept_cases() -> Iterator[None]:
         KEPT_CASES.clear()
 
 
-def _as_given_before(source: DatasetSource, folder: Path) -> DatasetSource:
+def as_given_before(source: DatasetSource, folder: Path) -> DatasetSource:
     """What the workspace remembers of the dataset, where the command says no more than its folder."""
     recorded = Workspace(folder.resolve())
     if source != DatasetSource(root=source.root) or not recorded.record_path.is_file() or not recorded.has_dataset:
@@ -228,6 +228,7 @@ def _plan(
 ) -> Plan:
     """Plan, and bring the result into the plan that may be there."""
     plan = stamp(keep_sides_apart(planner.plan(dataset, fingerprint, budget)), fingerprint, budget)
+    plan = replace(plan, view=space.dataset_source.view)
     require_network(plan, budget.network)
     with hold(space.plan_lock, str(space.plan_path), wait=_PLAN_WAIT_SECONDS, tell=progress.message):
         plan = _merge_with_known(plan, space, progress)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from autoseg.dataset import DatasetSource
+from autoseg.dataset import DatasetSource, load_dataset
 from autoseg.pipeline.prepare import plan_and_preprocess
 from autoseg.pipeline.train import TrainingReport, train
+from autoseg.pipeline.views import prepare_parts
 from autoseg.presets import Preset, preset_settings
 from autoseg.progress import Progress
 from autoseg.splits import SplitRule
@@ -27,6 +29,9 @@ def prepare_preset(
 ) -> Workspace:
     """Plan a dataset with the values of a preset and preprocess it; what is complete and unchanged is kept.
 
+    A preset of several views makes a workspace per view where the dataset's table names views; see
+    :attr:`Workspace.by_view`.
+
     Args:
         preset: Its planning is used.
         dataset: As for :func:`~autoseg.pipeline.prepare.plan_and_preprocess`, and so are all others.
@@ -39,9 +44,9 @@ def prepare_preset(
     Raises:
         AutosegError: When the dataset has problems, or nothing fits.
     """
-    return plan_and_preprocess(
-        dataset,
-        workspace=workspace,
+    source = dataset if isinstance(dataset, DatasetSource) else DatasetSource(root=Path(dataset))
+    prepare = partial(
+        plan_and_preprocess,
         gpu_memory_gb=gpu_memory_gb,
         spacing=None if preset.spacing is None else preset.spacing.value,
         network=preset.network.value,
@@ -55,6 +60,15 @@ def prepare_preset(
         workers=workers,
         progress=progress,
     )
+    folder = None if workspace is None else Path(workspace)
+    return prepare_parts(source, folder, prepare, by_view=_has_views(preset, source), progress=progress)
+
+
+def _has_views(preset: Preset, source: DatasetSource) -> bool:
+    """Whether there are views to train models of."""
+    if preset.by_view is None or not preset.by_view.value or source.table is None:
+        return False
+    return any(case.view is not None for case in load_dataset(source).training)
 
 
 def train_preset(
@@ -71,7 +85,7 @@ def train_preset(
 
     Args:
         preset: Its settings are used.
-        workspace: From :func:`prepare_preset`.
+        workspace: From :func:`prepare_preset`, that of one view where there are several.
         fold: As for :func:`~autoseg.pipeline.train.train`, and so are the others.
         asked: Settings that override the preset's, ``name=value``.
         device: Where to train.

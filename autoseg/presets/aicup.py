@@ -9,7 +9,7 @@ _CODE = "CardiacSegV2 (github.com/cyt418/CardiacSegV2)"
 
 AICUP = Preset(
     name="aicup",
-    summary="CT of the heart: myocardium, aortic valve, rare calcification; a U-Net with batch normalization",
+    summary="CT of the heart: myocardium, aortic valve, rare calcification; CardiacSeg's plain U-Net",
     normalization=Explained(
         value="window(-42,423)", why="-42..423 HU become 0..1, what lies beyond is clipped", source=_TEAM
     ),
@@ -17,13 +17,12 @@ AICUP = Preset(
     patch=Explained(
         value=(120, 128, 128), why="about the whole heart; published as 128x128x120 (x, y, z)", source=_TEAM
     ),
-    network=Explained(value="unet", why="the network that was run, though it is described as a hybrid", source=_CODE),
-    network_options=explained(
-        _CODE,
-        norm="batch | batch normalization",
-        activation="relu | ReLU",
-        deep_supervision="false | one output only",
+    network=Explained(
+        value="cardiac_unet",
+        why="64, 128, 256, 256 feature maps, one output: what was run, though a hybrid is described",
+        source=_CODE,
     ),
+    network_options=explained(_CODE, norm="batch | batch normalization", activation="relu | ReLU"),
     settings=(
         *explained(
             _TEAM,
@@ -56,10 +55,6 @@ AICUP = Preset(
         Explained(value="fill_holes({label})", why="described; other labels inside stay", source=_TEAM),
     ),
     left_out=(
-        LeftOut(
-            what="64, 128, 256, 256 feature maps in four stages",
-            instead="stages and widths are the planner's; the network cardiac_unet has the published ones",
-        ),
         LeftOut(what="epochs of one pass over the cases", instead="250 steps; --set iterations_per_epoch changes it"),
     ),
 )

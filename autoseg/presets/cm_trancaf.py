@@ -18,7 +18,7 @@ CM_TRANCAF = Preset(
     network_options=(
         *explained(
             _PAPER,
-            refines="maunet | residual encoder, attention between positions at the bottom",
+            refines="maunet | four levels, residual encoder, attention between positions at the bottom",
             skip_gate="grid | attention gates on the skips",
         ),
         *explained("autoseg", deep_supervision="false | one output; the paper names no other"),
@@ -41,6 +41,5 @@ CM_TRANCAF = Preset(
             instead="windows of 64x64x64 slide over the case, which at 3 mm holds few of them",
         ),
         LeftOut(what="images translated between CT and MRI by a 3D CycleGAN", instead="annotated images only"),
-        LeftOut(what="four levels", instead="the planner's stages: five for 64x64x64"),
     ),
 )

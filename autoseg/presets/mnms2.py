@@ -8,8 +8,9 @@ _CODE = "Baseline_2 (github.com/manigalati/MnMs2)"
 
 MNMS2 = Preset(
     name="mnms2",
-    summary="cardiac MRI, one view: a 2D U-Net with batch normalization over slices of both phases",
+    summary="cardiac MRI, short and long axis: a 2D U-Net per view, over slices of both phases",
     configuration="2d",
+    by_view=Explained(value=True, why="a model of each view; images go to that of their view", source=_CODE),
     normalization=Explained(value="zscore", why="mean 0, deviation 1 of every image", source=_CODE),
     patch=Explained(
         value=(1, 256, 256), why="whole slices, padded or cut; spacing is the median in the plane", source=_CODE
@@ -20,6 +21,7 @@ MNMS2 = Preset(
         norm="batch | batches of 20 slices bear it",
         upsampling_bias="false | as in Generic_UNet",
         head_bias="false | as in Generic_UNet",
+        max_features="480 | Generic_UNet's largest number in 2D",
     ),
     settings=explained(
         _CODE,
@@ -34,11 +36,5 @@ MNMS2 = Preset(
         batch_size="20 | slices of a batch",
         keep_best="5 | weights of the five best epochs are kept",
     ),
-    left_out=(
-        LeftOut(
-            what="a model of each view, chosen by the image's view",
-            instead="one view per dataset and workspace; train the preset once for each",
-        ),
-        LeftOut(what="at most 480 feature maps", instead="at most 512 as planned: 'features' in plan.json changes it"),
-    ),
+    left_out=(LeftOut(what="a snapshot every 10 epochs", instead="one to go on with, and the best ones"),),
 )

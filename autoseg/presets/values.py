@@ -52,6 +52,7 @@ class Preset:
         patch: Voxels (z, y, x), axes as stored; the planner cuts it to the median case and the memory.
         spacing: Millimetres (z, y, x); None leaves it to the planner.
         normalization: Of the intensities, as ``--normalization`` takes it; None leaves it to the planner.
+        by_view: Each view of the dataset gets a model of its own, where the dataset's table names views.
         settings: Of the training run, ``name=value``.
         views: Views of a window that are averaged, as ``--tta`` takes them; None mirrors as in training.
         postprocessing: Steps as ``autoseg select --postprocessing`` takes them; {label} stands for every label.
@@ -66,6 +67,7 @@ class Preset:
     patch: Explained[tuple[int, int, int]] | None = None
     spacing: Explained[tuple[float, float, float]] | None = None
     normalization: Explained[str] | None = None
+    by_view: Explained[bool] | None = None
     settings: tuple[Explained[str], ...] = ()
     views: Explained[str] | None = None
     postprocessing: tuple[Explained[str], ...] = ()
@@ -83,6 +85,8 @@ class Preset:
 
     def rows(self) -> Iterator[tuple[Stage, Explained[str]]]:
         """Every value as a command line gives it, by stage."""
+        if self.by_view is not None:
+            yield "planning", _written("by_view", self.by_view)
         if self.normalization is not None:
             yield "planning", _written("normalization", self.normalization)
         if self.spacing is not None:

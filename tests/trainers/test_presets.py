@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pytest
 import torch
@@ -20,11 +21,13 @@ from autoseg.workspace import Workspace
 SHORT = ["iterations_per_epoch=1", "validation_iterations=1", "augmentation=none"]
 
 
-def run(workspace: Workspace, name: str, *asked: str) -> tuple[RunRecord, Sequence[EpochRow]]:
+def run(
+    workspace: Workspace, name: str, *asked: str, fold: Literal["all", 0] = "all"
+) -> tuple[RunRecord, Sequence[EpochRow]]:
     config = TrainingConfig().with_settings([*preset_settings(name, asked), *SHORT, *asked])
-    train(workspace, "2d", "all", config=config, variant=name, device="cpu", workers=0)
+    train(workspace, "2d", fold, config=config, variant=name, device="cpu", workers=0)
     record = read_json(RunRecord, workspace.run_record_path(f"2d@{name}"))
-    return record, read_rows(workspace.run(f"2d@{name}", "all").log)
+    return record, read_rows(workspace.run(f"2d@{name}", fold).log)
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -86,3 +89,10 @@ def test_a_budget_of_iterations_is_kept_exactly(workspace: Workspace) -> None:
     assert {row.learning_rate for row in rows} == {1e-5}
     assert record.configuration.batch_size == 8
     assert "batches of 8 as asked for" in record.reasons["batch_size"]
+
+
+def test_aicup_stops_after_two_validations_without_a_better_dice(workspace: Workspace) -> None:
+    # Nothing is learned at this rate: of those after epochs 5, 10 and 15 the first is the best.
+    _, rows = run(workspace, "aicup", "learning_rate=1e-30", "weight_decay=0", fold=0)
+    assert [row.epoch for row in rows if row.volume_dice is not None] == [4, 9, 14]
+    assert len(rows) == 15  # of 1200
