@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autoseg.pipeline.predictor import Predictor
     from autoseg.pipeline.prepare import plan_and_preprocess
     from autoseg.pipeline.train import train, train_missing
+    from autoseg.pipeline.views import predict_views, prepare_views
     from autoseg.splits import SplitRule
     from autoseg.training_config import TrainingConfig
     from autoseg.workspace import Workspace
@@ -34,6 +35,8 @@ _PUBLIC = {
     "Workspace": "autoseg.workspace",
     "ensemble_predict": "autoseg.pipeline.predict",
     "plan_and_preprocess": "autoseg.pipeline.prepare",
+    "predict_views": "autoseg.pipeline.views",
+    "prepare_views": "autoseg.pipeline.views",
     "train": "autoseg.pipeline.train",
     "train_missing": "autoseg.pipeline.train",
 }
@@ -48,6 +51,8 @@ __all__ = [
     "__version__",
     "ensemble_predict",
     "plan_and_preprocess",
+    "predict_views",
+    "prepare_views",
     "train",
     "train_missing",
 ]

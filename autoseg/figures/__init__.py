@@ -5,5 +5,6 @@ matplotlib is imported inside the functions and used without pyplot, so that no 
 
 from autoseg.figures.curves import draw_progress
 from autoseg.figures.overlay import draw_overlay
+from autoseg.figures.panels import Panel, draw_panels
 
-__all__ = ["draw_overlay", "draw_progress"]
+__all__ = ["Panel", "draw_overlay", "draw_panels", "draw_progress"]

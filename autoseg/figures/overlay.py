@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, which color-blind readers tell apart (https://jfly.uni-koeln.de/color/); brightest first,
 # because the image below is gray.
-_COLORS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
+COLORS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 _PAPER, _INK, _FAINT = "#101214", "#F2F2F2", "#9AA0A6"
 _DASHES = (0, (3.0, 2.0))
 _MOST_LEGEND_ENTRIES = 12
@@ -63,7 +63,7 @@ def draw_overlay(
         raise ValueError(f"cannot draw {grids} with a spacing of {tuple(spacing)} mm")
     layers = _layers(segmentation, reference, labels)
     overlay = _Overlay(
-        image=_windowed(image[0], layers),
+        image=windowed(image[0], [m for layer in layers for m in (layer.found, layer.wanted) if m is not None]),
         layers=layers,
         has_reference=reference is not None,
         spacing=tuple(float(s) for s in spacing),
@@ -141,7 +141,7 @@ def _layers(segmentation: np.ndarray, reference: np.ndarray | None, labels: Labe
         found = target.mask(segmentation)
         wanted = None if reference is None else target.mask(reference)
         if found.any() or (wanted is not None and wanted.any()):
-            color = _COLORS[number % len(_COLORS)]
+            color = COLORS[number % len(COLORS)]
             layers.append(_Layer(name=target.name, color=color, found=found, wanted=wanted))
     return tuple(layers)
 
@@ -202,7 +202,7 @@ class _Overlay:
 
     def _draw_layers(self, axes: Axes, view: _View, position: int) -> None:
         for layer in self.layers:
-            _draw_mask(axes, view.cut(layer.found, position), layer.color)
+            draw_mask(axes, view.cut(layer.found, position), layer.color)
         for layer in self.layers:
             if layer.wanted is not None:
                 _draw_outline(
@@ -278,7 +278,7 @@ def _legend_columns(width: float) -> int:
     return max(2, int(width / 2.2))
 
 
-def _draw_mask(axes: Axes, mask: np.ndarray, color: str) -> None:
+def draw_mask(axes: Axes, mask: np.ndarray, color: str) -> None:
     """Tint a mask (rows, columns) and outline it."""
     from matplotlib.colors import ListedColormap
 
@@ -329,8 +329,8 @@ def _write(figure: Figure, text: str, *, inches: float, size: float, color: str)
     figure.text(0.12 / figure.get_figwidth(), y, text, color=color, fontsize=size, va="top")
 
 
-def _windowed(channel: np.ndarray, layers: Sequence[_Layer]) -> np.ndarray:
-    """Scale (z, y, x) so that the window's ends become 0 and 1.
+def windowed(channel: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Scale (z, y, x) so that the window's ends become 0 and 1; ``masks`` are what is outlined.
 
     The window shows what is outlined: from half a width below the outlined intensities to half a width above, and at
     most from the 0.5th to the 99.5th percentile of the image. A liver thus gets a soft-tissue window, a lung a wide
@@ -339,7 +339,7 @@ def _windowed(channel: np.ndarray, layers: Sequence[_Layer]) -> np.ndarray:
     finite = channel[np.isfinite(channel)]
     inside = finite[finite > finite.min()] if finite.size else finite  # leaves out padding
     low, high = (float(v) for v in np.percentile(inside, (0.5, 99.5))) if inside.size else (0.0, 1.0)
-    outlined = [channel[mask] for layer in layers for mask in (layer.found, layer.wanted) if mask is not None]
+    outlined = [channel[mask] for mask in masks]
     intensities = np.concatenate([v[np.isfinite(v)] for v in outlined]) if outlined else finite[:0]
     if intensities.size:
         darkest, brightest = (float(v) for v in np.percentile(intensities, (0.5, 99.5)))

@@ -19,7 +19,7 @@ class SegmentationNetwork(nn.Module):
         checkpointing: Whether training computes what :meth:`stage` runs a second time instead of keeping it.
     """
 
-    deep_supervision: bool
+    deep_supervision: bool = False
     checkpointing: bool = False
 
     def stage(self, module: nn.Module, *inputs: Tensor) -> Any:  # noqa: ANN401 - whatever the module answers

@@ -164,6 +164,7 @@ class NetworkRules:
         style: Values of those that differ from the defaults of a NetworkPlan.
         options: Dataclass of the options that only it has, all with defaults; None where there are none.
         host_option: Option that names another network inside of it, whose sizes and style count; "" for none.
+        host_options: Options of that network, once it is known; see :meth:`within`.
         training: How it was published to be trained.
     """
 
@@ -190,6 +191,7 @@ class NetworkRules:
     style: Mapping[str, OptionValue] = field(default_factory=dict)
     options: type[Any] | None = None
     host_option: str = ""
+    host_options: type[Any] | None = None
     training: TrainingDefaults = TrainingDefaults()
 
     @property
@@ -214,8 +216,13 @@ class NetworkRules:
         return replace(self, **found)
 
     def within(self, host: NetworkRules) -> NetworkRules:
-        """The rules of a network that holds ``host`` and adds to it: sizes and style are the host's."""
-        return replace(self, **{name: getattr(host, name) for name in _HOSTED})
+        """The rules of a network that holds ``host`` and adds to it: sizes, style and other options are the host's."""
+        return replace(self, host_options=host.options, **{name: getattr(host, name) for name in _HOSTED})
+
+    @property
+    def option_kinds(self) -> tuple[type[Any], ...]:
+        """Dataclasses of the options that can be chosen: its own, and those of the network that it holds."""
+        return tuple(kind for kind in (self.options, self.host_options) if kind is not None)
 
     def features(self, num_stages: int, ndim: int, *, width: float = 1.0) -> tuple[int, ...]:
         """Feature maps per stage.
@@ -271,7 +278,7 @@ def with_choices(network: NetworkPlan, rules: NetworkRules, choices: Sequence[st
     Raises:
         SettingsError: When there is no such option, or its value is of the wrong type.
     """
-    own = {} if rules.options is None else get_type_hints(rules.options)
+    own = {name: hint for kind in reversed(rules.option_kinds) for name, hint in get_type_hints(kind).items()}
     style: dict[str, Any] = {}
     options: dict[str, OptionValue] = dict(network.options)
     for choice in choices:
@@ -291,13 +298,19 @@ def with_choices(network: NetworkPlan, rules: NetworkRules, choices: Sequence[st
         chosen = replace(network, options=options, **style)
     except ValueError as error:
         raise SettingsError(f"--network-option: {error}") from None
-    if rules.options is not None:
-        read_options(chosen, rules.options)
+    for kind in rules.option_kinds:
+        read_options(with_options_of(kind, chosen), kind)
     return chosen
+
+
+def with_options_of(kind: type[Any], network: NetworkPlan) -> NetworkPlan:
+    """The plan with those options alone that a dataclass has; the others are those of a network around or inside it."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return replace(network, options={name: value for name, value in network.options.items() if name in names})
 
 
 def option_names(rules: NetworkRules) -> tuple[str, ...]:
     """Every option that can be chosen for a network."""
     supervision = () if rules.supervision == "none" else ("deep_supervision",)
-    own = () if rules.options is None else tuple(f.name for f in dataclasses.fields(rules.options))
+    own = dict.fromkeys(f.name for kind in rules.option_kinds for f in dataclasses.fields(kind))
     return (*rules.heeds, *supervision, *own, *rules.sizes)

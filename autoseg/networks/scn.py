@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import cast
 
 import torch
@@ -20,7 +20,7 @@ from autoseg.networks.base import SegmentationNetwork
 from autoseg.networks.blocks import NEGATIVE_SLOPE, convolution_class
 from autoseg.networks.catalog import NETWORKS
 from autoseg.networks.options import ScnOptions
-from autoseg.networks.rules import read_options
+from autoseg.networks.rules import read_options, with_options_of
 from autoseg.plan import NetworkPlan
 
 _FINE_KERNEL, _COARSE_KERNEL = 9, 5
@@ -81,10 +81,12 @@ class RefinedNetwork(SegmentationNetwork):
 
     def __init__(self, network: NetworkPlan, *, num_channels: int, num_outputs: int) -> None:
         super().__init__()
-        options = read_options(network, ScnOptions)
+        options = read_options(with_options_of(ScnOptions, network), ScnOptions)
         if options.refines == network.name:
             raise SettingsError("scn refines another network, not itself: --network-option refines=unet, for instance")
-        inner = replace(network, name=options.refines, options={})
+        own = {field.name for field in fields(ScnOptions)}
+        others = {name: value for name, value in network.options.items() if name not in own}
+        inner = replace(network, name=options.refines, options=others)
         self.segmenter = NETWORKS.get(options.refines)(inner, num_channels=num_channels, num_outputs=num_outputs)
         self.refinement = SpatialConfiguration(num_outputs, _two_stages_down(network))
         self.deep_supervision = network.deep_supervision

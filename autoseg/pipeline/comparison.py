@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoseg.codec import from_plain
@@ -16,7 +16,9 @@ from autoseg.evaluation.report import CaseScore, Evaluation, read_evaluation, sc
 from autoseg.image import read_segmentation
 from autoseg.pipeline.comparison_table import ComparisonTable, RowScores, write_comparison
 from autoseg.pipeline.prepare import plan_and_preprocess
+from autoseg.pipeline.preset_training import prepare_preset
 from autoseg.pipeline.train import load_folds, train
+from autoseg.presets import find_preset, preset_settings
 from autoseg.progress import LoggingProgress, Progress, SilentProgress
 from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
@@ -35,6 +37,7 @@ class Row:
         set: Settings of the run as ``name=value``, after the comparison's own.
         network: A network to plan the configuration with; None takes the planned one.
         network_options: Options of that network as ``name=value``.
+        preset: A preset to plan and train with; ``set`` overrides its settings, and the comparison's length its own.
     """
 
     name: str
@@ -42,12 +45,15 @@ class Row:
     set: tuple[str, ...] = ()
     network: str | None = None
     network_options: tuple[str, ...] = ()
+    preset: str | None = None
 
     def __post_init__(self) -> None:
         if not self.slug:
             raise ValueError(f"the name {self.name!r} of a row has neither letters nor digits")
         if self.network_options and self.network is None:
             raise ValueError(f"row {self.name!r} has network_options and no network")
+        if self.preset is not None and (self.network is not None or self.configuration is not None):
+            raise ValueError(f"row {self.name!r} has a preset, which says configuration and network itself")
 
     @property
     def slug(self) -> str:
@@ -104,8 +110,9 @@ class Comparison:
         Raises:
             SettingsError: When a setting has no such name or value.
         """
-        config = TrainingConfig(epochs=self.epochs, iterations=self.iterations, time_budget=self.time_budget, seed=seed)
-        return config.with_settings([*self.set, *row.set])
+        lengths = [f"{name}={value}" for name in _LENGTHS if (value := getattr(self, name)) is not None]
+        published = () if row.preset is None else preset_settings(row.preset, lengths)
+        return TrainingConfig(seed=seed).with_settings([*published, *lengths, *self.set, *row.set])
 
     def variant(self, row: Row, seed: int) -> str | None:
         """What the name of a row's run adds to its configuration; a planned network is a configuration already."""
@@ -266,7 +273,15 @@ class _Runs:
 
 
 def _configuration_of(workspace: Workspace, comparison: Comparison, row: Row, progress: Progress) -> str:
-    """The planned configuration that a row trains; planned and preprocessed now where it names a network."""
+    """The planned configuration that a row trains; planned and preprocessed now where it names network or preset."""
+    if row.preset is not None:
+        preset = replace(find_preset(row.preset), by_view=None)
+        if preset.stored_as not in workspace.load_plan().configuration_names:
+            progress.message(f"planning {preset.stored_as}")
+            memory = workspace.load_plan().gpu_memory_gb
+            source = workspace.dataset_source
+            prepare_preset(preset, source, workspace=workspace.root, gpu_memory_gb=memory, progress=SilentProgress())
+        return preset.stored_as
     name = row.configuration or comparison.configuration
     if row.network is None:
         return workspace.load_plan().configuration(name).name

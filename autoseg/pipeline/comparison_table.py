@@ -138,7 +138,7 @@ class ComparisonTable:
         return tuple(problem for row in self.rows for problem in row.problems)
 
     def markdown(self) -> str:
-        """As Markdown; the best of each metric in bold."""
+        """As Markdown, by label too where there are several; the best of each metric in bold."""
         difference = f"{self.metrics[0]} against {self.baseline}"
         header = ["", *self.metrics, difference, "p", "training"]
         lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
@@ -152,8 +152,30 @@ class ComparisonTable:
             "",
             f"Mean ± standard deviation over {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} held-out cases.",
         ]
+        if sum(row.p_value is not None for row in self.rows) > 1:
+            lines.append("p is not corrected for the number of rows.")
+        lines += self._by_label()
         lines += ["", *(f"- {problem}" for problem in self.problems)] if self.problems else []
         return "\n".join(lines) + "\n"
+
+    def _by_label(self) -> list[str]:
+        """A table of the first metric for each label, where there are several; the best of each in bold."""
+        means = {row.name: row.scores[0].labels for row in self.rows}
+        labels = list(dict.fromkeys(label for found in means.values() for label in found))
+        if len(labels) < 2:
+            return []
+        best = {
+            label: _best({name: found.get(label) for name, found in means.items()}, self.metrics[0]) for label in labels
+        }
+        lines = ["", f"| {self.metrics[0]} | {' | '.join(labels)} |", "|" + "---|" * (len(labels) + 1)]
+        for name, found in means.items():
+            cells = []
+            for label in labels:
+                value = found.get(label)
+                text = "-" if value is None else f"{value:.4f}"
+                cells.append(f"**{text}**" if best[label] == name else text)
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        return lines
 
 
 def write_comparison(table: ComparisonTable, folder: Path) -> None:

@@ -66,7 +66,7 @@ def prepare_preset(
 
 def _has_views(preset: Preset, source: DatasetSource) -> bool:
     """Whether there are views to train models of."""
-    if preset.by_view is None or not preset.by_view.value or source.table is None:
+    if preset.by_view is None or not preset.by_view.value or source.table is None or source.view is not None:
         return False
     return any(case.view is not None for case in load_dataset(source).training)
 

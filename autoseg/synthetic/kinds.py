@@ -148,7 +148,7 @@ class _Canvas:
         self.values[where] = brightness
         self.labels[where] = label
 
-    def ellipsoid(self, center: Sequence[float], radii: Sequence[float]) -> np.ndarray:
+    def ellipsoid(self, center: Sequence[float] | np.ndarray, radii: Sequence[float] | np.ndarray) -> np.ndarray:
         """Which voxels lie in an ellipsoid; center and radii (z, y, x) in mm."""
         parts = (((p - c) / r) ** 2 for p, c, r in zip((self.z, self.y, self.x), center, radii, strict=True))
         return np.asarray(sum(parts) <= 1)

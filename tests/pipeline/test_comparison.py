@@ -18,6 +18,7 @@ from autoseg.pipeline.comparison import Comparison, Row, read_comparison, run_co
 from autoseg.pipeline.comparison_table import ComparisonTable, RowScores
 from autoseg.pipeline.prepare import plan_and_preprocess
 from autoseg.splits import read_splits
+from autoseg.training import RunRecord
 from autoseg.workspace import Workspace
 
 QUICK = """
@@ -64,6 +65,8 @@ def test_means_go_over_labels_then_seeds_then_cases() -> None:
     assert first.difference == pytest.approx(0.4 - 1.0)  # over the one case that both have
     assert (second.difference, second.p_value) == (None, None)
     assert "**1.0000**" in table.markdown()
+    lines = table.markdown().splitlines()
+    assert lines[-3:] == ["|---|---|---|", "| one | 0.5500 | **0.5000** |", "| two | **1.0000** | - |"]
 
 
 def test_the_test_is_paired_and_agrees_with_a_permutation_test() -> None:
@@ -99,6 +102,7 @@ def test_without_a_baseline_rows_are_tested_against_the_best_and_lower_distances
         ("foldz=[0]\n[[rows]]\nname='a'\n[[rows]]\nname='b'", "did you mean folds"),
         ("[[rows]]\nname='a'\nsett=['x=1']\n[[rows]]\nname='b'", "did you mean set"),
         ("rows = [", "cannot be read as TOML"),
+        ("[[rows]]\nname='a'\npreset='spine'\nnetwork='unet'\n[[rows]]\nname='b'", "says configuration and network"),
         ("[[rows]]\nname='a'\nnetwork_options=['x=1']\n[[rows]]\nname='b'", "no network"),
     ],
 )
@@ -190,3 +194,23 @@ def test_a_row_may_name_a_network_with_options(ball_dataset: Path, tmp_path: Pat
     assert workspace.load_plan().configuration("2d@nets-gates").network.skip_gate == "grid"
     assert workspace.run("2d@nets-gates", 0).final.is_file()
     assert workspace.run("2d@nets-planned", 0).final.is_file()
+
+
+@pytest.mark.slow
+def test_a_row_may_be_a_preset(ball_dataset: Path, tmp_path: Path) -> None:
+    workspace = plan_and_preprocess(
+        ball_dataset, workspace=tmp_path / "workspace", gpu_memory_gb=2, configurations=["2d"], workers=0
+    )
+    rows = (Row(name="planned"), Row(name="M&Ms-2", preset="mnms2", set=("batch_size=2",)))
+    comparison = Comparison(
+        name="p", configuration="2d", folds=(0,), iterations=2, set=("validation_iterations=1",), rows=rows
+    )
+
+    table = run_comparison(workspace, comparison, device="cpu", workers=0)
+
+    assert not table.problems
+    assert workspace.load_plan().configuration("2d@mnms2").network.norm == "batch"
+    record = read_json(RunRecord, workspace.run_record_path("2d@mnms2@p-M-Ms-2"))
+    settings = record.settings
+    assert (record.optimizer, settings.keep_best, settings.epochs, settings.iterations) == ("sgd", 5, None, 2)
+    assert record.configuration.batch_size == 2

@@ -12,6 +12,7 @@ from autoseg.dataset import Dataset
 from autoseg.errors import SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.networks.catalog import NETWORKS, planned_rules
+from autoseg.networks.rules import option_names, with_choices
 from autoseg.pipeline.intensities import parse_intensities
 from autoseg.plan import Configuration
 from autoseg.planners.unet import UNetPlanner
@@ -97,6 +98,7 @@ def test_a_refined_network_is_planned_by_its_own_rules() -> None:
     alone = planned_rules("unetcnx", ())
     assert (inside.stages, inside.feature_ratios, inside.heeds) == (alone.stages, alone.feature_ratios, alone.heeds)
     assert inside.builder == planned_rules("scn", ()).builder
+    assert "drop_path" in option_names(inside)
     assert planned_rules("scn", ()).max_stages == planned_rules("unet", ()).max_stages
 
 
@@ -108,3 +110,14 @@ def test_limits_are_planned_and_wrong_ones_refused(planned: Planned) -> None:
         with pytest.raises(SettingsError, match="--network-option max_"):
             planned_rules("unet", (wrong,))
     assert "max_stages" not in planned_rules("spine_hybrid", ()).sizes  # its stages are its own
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_options_of_the_refined_network_reach_it(planned: Planned, is_on: bool) -> None:
+    found = planned("cm_trancaf", ((3.0, 3.0, 3.0), (48, 48, 48)), num_labels=3)
+    choices = ("refines=maunet", f"position_attention={str(is_on).lower()}")
+    plan = with_choices(found.network, planned_rules("scn", choices), choices)
+    network = NETWORKS.get("scn")(plan, num_channels=1, num_outputs=3)
+    assert any(type(module).__name__ == "PositionAttention" for module in network.modules()) is is_on
+    with pytest.raises(SettingsError, match="no option 'column'"):
+        with_choices(found.network, planned_rules("scn", choices), ("column=2",))
