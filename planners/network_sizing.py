@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from autoseg.errors import PlanError
 from autoseg.labels import LabelScheme
-from autoseg.networks.catalog import NETWORKS, network_rules, planned_rules
+from autoseg.networks.catalog import NETWORKS, planned_rules
 from autoseg.networks.rules import NetworkRules
 from autoseg.plan import Configuration, NetworkPlan, Plan
 from autoseg.planners.budget import SMALLEST_BATCH, starting_patch_size
