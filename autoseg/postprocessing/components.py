@@ -99,6 +99,14 @@ def fill_holes(segmentation: np.ndarray, values: tuple[int, ...], around: Surrou
     return filled
 
 
+def largest_components(mask: np.ndarray, connectivity: float = 26) -> np.ndarray:
+    """The largest component of a boolean mask (z, y, x) or (y, x); equally large ones all stay."""
+    if not mask.any():
+        return mask
+    components, sizes = _components(mask, connectivity)
+    return np.asarray(mask & (sizes == sizes.max())[components])
+
+
 def _components(mask: np.ndarray, connectivity: float) -> tuple[np.ndarray, np.ndarray]:
     """Number of each voxel's component, 0 outside, and voxels per component, the first of which is set to 0."""
     if connectivity not in _CONNECTIVITIES[3]:

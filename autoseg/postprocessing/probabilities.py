@@ -26,7 +26,7 @@ def threshold(
     """
     if not 0 < threshold < 1:
         raise SettingsError(f"threshold must lie between 0 and 1, found {threshold:g}")
-    labels = _labels(around)
+    labels = known_labels(around)
     odds = np.float32((1 - threshold) / threshold)
     shifted = probabilities.copy()
     channels = channels_of(values, labels)
@@ -54,7 +54,7 @@ def smooth_probabilities(
     """
     if sigma_mm <= 0:
         return probabilities
-    labels = _labels(around)
+    labels = known_labels(around)
     channels = channels_of(values, labels)
     if not labels.has_regions and set(values) == set(labels.foreground_values):
         channels = list(range(labels.num_outputs))
@@ -73,7 +73,12 @@ def channels_of(values: tuple[int, ...], labels: LabelScheme) -> list[int]:
     return [i + offset for i, target in enumerate(labels.targets) if set(target.values) <= set(values)]
 
 
-def _labels(around: Surroundings) -> LabelScheme:
+def known_labels(around: Surroundings) -> LabelScheme:
+    """Labels of the prediction.
+
+    Raises:
+        SettingsError: When only a segmentation is at hand.
+    """
     if around.labels is None:
         raise SettingsError("operations on probabilities need to know the labels")
     return around.labels

@@ -73,6 +73,7 @@ POSTPROCESSING: Registry[Operation] = Registry(
         "threshold": "autoseg.postprocessing.probabilities:THRESHOLD",
         "smooth_probabilities": "autoseg.postprocessing.probabilities:SMOOTH_PROBABILITIES",
         "crf": "autoseg.postprocessing.crf:CRF",
+        "inside": "autoseg.postprocessing.gating:INSIDE",
     },
 )
 
@@ -175,13 +176,15 @@ def parse_step(text: str, labels: LabelScheme) -> PostprocessingStep:
     if match is None:
         raise SettingsError(f"{text!r} is no postprocessing step; write for instance keep_largest(liver)")
     values, parameters = labels.foreground_values, dict[str, float]()
+    targets = {target.name: place for place, target in enumerate(labels.targets)}
     for word in filter(None, (part.strip() for part in (match[2] or "").split(","))):
         name, equals, number = (part.strip() for part in word.partition("="))
         if not equals:
             values = _values_named(word, labels)
             continue
         try:
-            parameters[name] = float(number)
+            # A target may be named where its number is meant.
+            parameters[name] = float(targets.get(number, number))
         except ValueError:
             raise SettingsError(f"{text!r}: {name} must be a number, found {number!r}") from None
     step = PostprocessingStep(name=match[1], values=values, parameters=parameters)
