@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from autoseg.inference.export import PROBABILITIES_ENDING
 from autoseg.inference.predictor import InferenceOptions
 from autoseg.lock import hold
 from autoseg.parallel import WriteBehind, read_ahead
+from autoseg.pipeline.case_records import CaseRecord, how, keep_record, records_dir, write_report
 from autoseg.pipeline.gate import Findings, InputGate, input_gate
 from autoseg.pipeline.model_choice import choose_models
 from autoseg.pipeline.outputs import ExtraOutputs, output_ending, write_extras, write_tables
@@ -109,6 +111,7 @@ def ensemble_predict(
         remove_leftovers(workspace.root, below=False)
         remove_leftovers(output, below=False)
         remove_leftovers(output / ".autoseg")
+        remove_leftovers(records_dir(output))
         remove_leftovers(output / "quality")
         kept = set() if overwrite else _finished(output, cases, plan, report, probabilities=save_probabilities)
         todo = [case for case in cases if case.id not in kept]
@@ -116,7 +119,7 @@ def ensemble_predict(
         need = predictor.forecast_cases([case.images[0] for case in todo])
         if need is not None:
             progress.message(need.in_words)
-        write_json(report, output / _record(plan))
+        write_report(report, output, name=_report_name(plan), tell=progress.message)
         run = _Run(
             predictor=predictor,
             gate=None if unchecked or not todo else input_gate(workspace, plan, progress),
@@ -139,8 +142,13 @@ def ensemble_predict(
             seconds=time.perf_counter() - started,
         )
         write_tables(extras, output, [c for c in cases if c.id not in report.failures], plan)
-        write_json(report, output / _record(plan))
-    return report
+        whole = write_report(report, output, name=_report_name(plan), tell=progress.message)
+    mine = {case.id for case in cases}
+    return replace(
+        report,
+        times={case: times for case, times in whole.times.items() if case in mine},
+        warnings={case: found for case, found in whole.warnings.items() if case in mine},
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +220,7 @@ class _Run:
                 picture = Image(array=differing[None], geometry=found.prepared.image.geometry)
                 write_image(self.output / f"{case.id}.uncertainty.nii.gz", picture)
         except (AutosegError, MemoryError, OSError) as error:
-            return partial(_failed, case.id, error)
+            return partial(self._failed, case.id, error)
         image = found.prepared.image
         seconds = time.perf_counter() - started
 
@@ -226,21 +234,35 @@ class _Run:
                 more = write_extras(self.extras, self.output, case, image, final, self.predictor.plan)
                 complete(self.output, case.id, made_from=origin, files=[*files, *more])
             except (AutosegError, MemoryError, OSError) as error:
-                return _failed(case.id, error)
+                return self._failed(case.id, error)
             times = CaseTimes(prepare=found.seconds, predict=seconds, write=time.perf_counter() - started)
-            return _Outcome(case=case.id, times=times, warnings=found.warnings)
+            outcome = _Outcome(case=case.id, times=times, warnings=found.warnings)
+            self._record(outcome, files[0].name)
+            return outcome
 
         return write
+
+    def _failed(self, case_id: str, error: BaseException) -> _Outcome:
+        reason = str(error) if isinstance(error, AutosegError) else f"{type(error).__name__}: {error}"
+        outcome = _Outcome(case=case_id, failure=reason)
+        self._record(outcome, "")
+        return outcome
+
+    def _record(self, outcome: _Outcome, file: str) -> None:
+        record = CaseRecord(
+            made_with=how(self.report),
+            file=file,
+            failure=outcome.failure,
+            times=outcome.times,
+            warnings=outcome.warnings,
+        )
+        with suppress(OSError):  # a full disk is reported with the case; its times are not worth another failure
+            keep_record(self.output, outcome.case, record)
 
 
 def _tell(quality: CaseQuality, progress: Progress) -> None:
     if quality.flags:
         progress.message(f"look at {quality.case}: {'; '.join(quality.flags)}")
-
-
-def _failed(case_id: str, error: BaseException) -> _Outcome:
-    reason = str(error) if isinstance(error, AutosegError) else f"{type(error).__name__}: {error}"
-    return _Outcome(case=case_id, failure=reason)
 
 
 def _origin(case: Case, report: PredictionReport) -> str:
@@ -254,7 +276,7 @@ def _outputs(case: Case, output: Path, plan: Plan, *, probabilities: bool) -> li
     return [output / f"{case.id}{ending}" for ending in endings]
 
 
-def _record(plan: Plan) -> str:
+def _report_name(plan: Plan) -> str:
     """Name of the report; models of several views write to one folder."""
     return "prediction.json" if plan.view is None else f"prediction.{plan.view}.json"
 

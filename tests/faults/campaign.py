@@ -260,6 +260,8 @@ def _maker(name: str) -> int | None:
         (".png", "check.json", "prediction.json", "checkpoint_best.pt", "checkpoint_last.pt", "forecast.json")
     ):
         return None
+    if "/.autoseg/cases/" in name:  # times and warnings for prediction.json; a damaged one is left out of it
+        return None
     for number, parts in enumerate((("preprocessed", "plan.", "splits", "finger", "workspace."), ("results",))):
         if name.startswith(parts):
             return number

@@ -169,6 +169,41 @@ def test_a_bad_image_is_reported_and_the_others_are_predicted(
     np.testing.assert_array_equal(read_segmentation(tmp_path / "out" / "case2.nii.gz").array, expected.array)
 
 
+def test_the_report_is_complete_after_an_interruption_and_with_parts(
+    workspace: Workspace, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    broken = images / "case1_0000.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200])
+    write_image(images / "case3_0000.nii.gz", make_image(5))
+    first = predict(workspace, images, output, part=(0, 2))
+    assert (first.predicted, first.failures) == (("case0", "case2"), {})
+    second = predict(workspace, images, output, part=(1, 2))
+    assert second.predicted == ("case3",)
+    assert second.failures.keys() == second.times.keys() ^ {"case1", "case3"} == {"case1"}
+    record = json.loads((output / "prediction.json").read_text())
+    assert record["kept"] == ["case0", "case2"]
+    assert record["times"].keys() == {"case0", "case2", "case3"}
+    assert record["failures"].keys() == {"case1"}
+    before = record["times"]["case2"]
+    # as if the run had been killed before case2, and the file had been mended meanwhile
+    (output / "case2.nii.gz").unlink()
+    broken.write_bytes(whole)
+    (output / ".autoseg" / "case2.json").unlink()
+    (output / ".autoseg" / "cases" / "case0.json").write_text("{")
+    resumed = predict(workspace, images, output)
+    assert (resumed.predicted, resumed.kept) == (("case1", "case2"), ("case0", "case3"))
+    record = json.loads((output / "prediction.json").read_text())
+    assert record["failures"] == {}
+    assert record["times"].keys() == {"case1", "case2", "case3"}  # what case0 took is lost with its record
+    assert record["times"]["case2"] != before
+    other = predict(workspace, images, output, options=InferenceOptions(step=1.0), overwrite=True, part=(0, 4))
+    assert other.predicted == ("case0",)
+    record = json.loads((output / "prediction.json").read_text())
+    assert record["times"].keys() == {"case0"}  # the others were made otherwise
+
+
 def test_memory_is_forecast_and_a_limit_that_cannot_be_kept_is_refused_first(
     workspace: Workspace, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
