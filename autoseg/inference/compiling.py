@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autoseg.errors import SettingsError
 from autoseg.inference.model import TrainedModel
+from autoseg.inference.sliding_window import num_streams
 from autoseg.networks.base import SegmentationNetwork
 
 Compiler = Literal["none", "openvino"]
@@ -53,7 +54,7 @@ class CompiledNetwork(SegmentationNetwork):
         self._queues: dict[tuple[int, ...], Any] = {}  # an inference queue per shape (c, ...)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (b, k, ...) of patches (b, c, ...): as many at a time as there are threads."""
+        """Logits (b, k, ...) of patches (b, c, ...), several at a time where they are small."""
         shape = tuple(x.shape[1:])
         if shape not in self._queues:
             self._queues[shape] = self._queue(shape)
@@ -74,14 +75,15 @@ class CompiledNetwork(SegmentationNetwork):
         openvino = _openvino()
         example = torch.zeros(1, *shape)
         threads = torch.get_num_threads()
+        streams = num_streams(shape[1:], threads)
         try:
             with torch.inference_mode(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's word on tracing: shapes are fixed here, nothing else varies
                 traced = torch.jit.trace(self._source, example, check_trace=False)  # type: ignore[no-untyped-call]
                 model = openvino.convert_model(traced, example_input=example)
             model.reshape([1, *shape])
-            how = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
-            return openvino.AsyncInferQueue(openvino.compile_model(model, "CPU", how), threads)
+            how = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": streams}
+            return openvino.AsyncInferQueue(openvino.compile_model(model, "CPU", how), streams)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise SettingsError(

@@ -18,6 +18,7 @@ from autoseg.inference.export import Prediction, slab_thickness
 from autoseg.inference.memory import Forecast, bytes_of, forecast, working_memory
 from autoseg.inference.model import Arithmetic, TrainedModel
 from autoseg.inference.sliding_window import Network, Tiling, window_slabs
+from autoseg.inference.streams import side_by_side
 from autoseg.inference.sums import WorkingMemory
 from autoseg.inference.views import TestTimeAugmentation, views_of
 from autoseg.labels import LabelScheme
@@ -347,17 +348,20 @@ def _model_slabs(
     network = _mean_of([_network_call(model, device, options.arithmetic(record.precision)) for model in models])
     tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     summing = _summing_device(device, record.labels.num_outputs, tiling, image.shape)
-    slabs = window_slabs(
-        tensor.to(summing),
-        network,
-        tiling,
-        num_outputs=record.labels.num_outputs,
-        memory=memory if summing.type == "cpu" else None,
-        # The image may lie on another device than the network, whose size decides.
-        compute_device=device,
-    )
-    for slab in slabs:
-        yield slab.cpu().numpy()
+    # What is compiled has streams of its own; a GPU needs none.
+    spread = device.type == "cpu" and options.compiler == "none"
+    with side_by_side(network, tiling.patch_size) if spread else nullcontext(network) as running:
+        slabs = window_slabs(
+            tensor.to(summing),
+            running,
+            tiling,
+            num_outputs=record.labels.num_outputs,
+            memory=memory if summing.type == "cpu" else None,
+            # The image may lie on another device than the network, whose size decides.
+            compute_device=device,
+        )
+        for slab in slabs:
+            yield slab.cpu().numpy()
 
 
 def _mean_of(networks: Sequence[Network]) -> Network:

@@ -28,7 +28,9 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # Patches per call are chosen by their voxels: enough to keep the device busy, few enough to fit beside the network.
-_VOXELS_PER_CALL = {"cpu": 1 << 16, "cuda": 1 << 22, "mps": 1 << 20}
+CPU_VOXELS_PER_CALL = 1 << 16
+_VOXELS_PER_CALL = {"cuda": 1 << 22, "mps": 1 << 20}
+_VOXELS_AT_ONCE = 1 << 20  # of the patches that a CPU works on side by side
 
 
 def gaussian_importance(patch_size: Sequence[int], *, accumulation: Accumulation = "float32") -> torch.Tensor:
@@ -305,7 +307,14 @@ def _parts(views: tuple[View, ...], size: int) -> Iterator[tuple[View, ...]]:
 
 def choose_batch_size(patch_size: Sequence[int], device: torch.device) -> int:
     """Patches per call that keep a device busy: many small ones, one large one."""
-    return max(1, _VOXELS_PER_CALL.get(device.type, 1 << 16) // math.prod(patch_size))
+    if device.type != "cpu":
+        return max(1, _VOXELS_PER_CALL.get(device.type, CPU_VOXELS_PER_CALL) // math.prod(patch_size))
+    return num_streams(patch_size, torch.get_num_threads()) * max(1, CPU_VOXELS_PER_CALL // math.prod(patch_size))
+
+
+def num_streams(patch_size: Sequence[int], threads: int) -> int:
+    """Patches that a CPU with some threads works on side by side: as many as fit into memory easily."""
+    return max(1, min(threads, _VOXELS_AT_ONCE // math.prod(patch_size)))
 
 
 def _call(network: Network, patches: torch.Tensor) -> torch.Tensor:

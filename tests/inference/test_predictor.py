@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +22,7 @@ from autoseg.inference.predictor import (
     logits_to_probabilities,
     outside_logits,
 )
+from autoseg.inference.sliding_window import num_streams
 from autoseg.labels import LabelScheme
 from autoseg.networks.base import SegmentationNetwork
 from autoseg.networks.factory import build_network
@@ -290,3 +293,35 @@ def test_probabilities_equal_torchs(make_record: Records) -> None:
     np.testing.assert_array_equal(logits, before)
     certain = np.array(outside_logits(labels), dtype=np.float16)[:, None, None]
     assert logits_to_probabilities(certain, labels).ravel().tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_patches_side_by_side_give_what_one_after_the_other_gives(
+    make_record: Callable[..., ModelRecord], threads: int
+) -> None:
+    record = make_record()
+    network = build_network(record.configuration.network, num_channels=1, num_outputs=3).eval()
+    network.deep_supervision = False
+    image = image_of((13, 17, 11))
+    expected = probabilities_of(predictor_for(record, [network]), image)  # with one thread
+    torch.set_num_threads(threads)
+    seen: set[int] = set()
+    network.register_forward_pre_hook(lambda *_: seen.add(threading.get_ident()))
+    found = probabilities_of(predictor_for(record, [network]), image)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert threading.get_ident() not in seen
+    assert 1 < len(seen) <= threads
+    assert torch.get_num_threads() == threads
+    assert num_streams((128, 128, 128), threads) == 1  # for the sake of memory
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == threads
+
+
+def test_what_fails_side_by_side_is_raised(make_record: Callable[..., ModelRecord]) -> None:
+    class Broken(SegmentationNetwork):
+        def forward(self, patches: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError(f"broken at {tuple(patches.shape)}")
+
+    torch.set_num_threads(2)
+    with pytest.raises(RuntimeError, match="broken"):
+        probabilities_of(predictor_for(make_record(), [Broken()]), image_of((9, 9, 9)))
