@@ -224,7 +224,16 @@ def make_model(
     changed = replace(planned, network=network, patch_size=patch or planned.patch_size)
     others = tuple(c for c in plan.configurations if c.name != changed.name)
     write_json(replace(plan, configurations=(*others, changed)), space.plan_path)
-    words = ["--iterations", iterations, "--set", "batch_size=2", "--set", "optimizer=adamw"]
+    words = [
+        "--iterations",
+        iterations,
+        "--set",
+        "batch_size=2",
+        "--set",
+        "optimizer=adamw",
+        "--set",
+        "validation_iterations=1",
+    ]
     autoseg("train", "3d_fullres", "fold0", "-w", space.root, *words, "--device", "cpu")
     autoseg("interop", "export-nnunet-model", "-w", space.root, "-o", scratch / "exported")
     (exported,) = (scratch / "exported").glob("*/*")

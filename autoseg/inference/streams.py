@@ -41,7 +41,8 @@ def side_by_side(network: Network, patch_size: Sequence[int]) -> Iterator[Networ
 
     def run(patches: Tensor) -> Tensor:
         size = min(most, math.ceil(len(patches) / streams))
-        answers = list(pool.map(call, patches.split(size)))
+        parts = [patches[start : start + size] for start in range(0, len(patches), size)]
+        answers = list(pool.map(call, parts))
         # A thread's share is also what threads to come would begin with, those that read images for instance.
         torch.set_num_threads(threads)
         return torch.cat(answers)
