@@ -78,7 +78,7 @@ def main() -> None:
                 parser.error("small needs --dataset")
             task = small_task(arguments.dataset.resolve(), scratch / name, arguments.iterations)
         else:
-            task = ct_task(scratch / name, arguments.iterations, arguments.ct_features)
+            task = ct_task(scratch / name, max(4, arguments.iterations // 4), arguments.ct_features)
         for line in compare(task, peer_python, scratch / f"{name}_out", arguments.rounds, steps=arguments.steps):
             print(line, flush=True)
             if arguments.log is not None:
