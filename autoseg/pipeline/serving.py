@@ -28,7 +28,8 @@ class PredictionServer(ThreadingHTTPServer):
     """Answers requests with segmentations, one at a time; others wait.
 
     ``GET /health`` tells the version, members, channels and labels. ``POST /segment?name=IMAGE.nii.gz`` takes a file
-    with all channels and answers with the segmentation in the same format. ``POST /segment-array?spacing=Z,Y,X`` takes
+    with all channels, or a form (``multipart/form-data``) with one file per channel in the plan's order, and answers
+    with the segmentation in the same format. ``POST /segment-array?spacing=Z,Y,X`` takes
     and gives NumPy's ``.npy``. What is wrong with a request is answered with 4xx and ``{"error": sentence}``.
 
     Args:
@@ -125,20 +126,20 @@ class _Request(BaseHTTPRequestHandler):
         return body
 
     def _segment_file(self, body: bytes, query: dict[str, str]) -> bytes:
-        name = query.get("name", "").lower()
-        # Of the name only the ending is used: it never becomes a path.
-        ending = next((e for e in _ENDINGS if name.endswith(e)), None)
-        if ending is None:
-            raise _RefusedError(
-                HTTPStatus.BAD_REQUEST, f"name the format: ?name=IMAGE with one of {', '.join(_ENDINGS)}"
-            )
+        kind = self.headers.get("Content-Type", "")
+        is_form = kind.lower().startswith("multipart/form-data")
+        files = _form_files(body, kind) if is_form else [(query.get("name", ""), body)]
+        # Of a name only the ending is used: it never becomes a path.
+        endings = [_ending(name) for name, _ in files]
         with tempfile.TemporaryDirectory() as folder:
-            sent, answer = Path(folder) / f"image{ending}", Path(folder) / f"segmentation{ending}"
-            sent.write_bytes(body)
-            header = read_header(sent)  # a small file may unpack to far more than there is memory
-            self._check_size(int(np.prod(header.geometry.shape)) * header.num_channels)
+            sent, answer = [], Path(folder) / f"segmentation{endings[0]}"
+            for number, ((_, content), ending) in enumerate(zip(files, endings, strict=True)):
+                sent.append(Path(folder) / f"image_{number:04d}{ending}")
+                sent[-1].write_bytes(content)
+            headers = [read_header(path) for path in sent]  # a small file may unpack to far more than there is memory
+            self._check_size(sum(int(np.prod(h.geometry.shape)) * h.num_channels for h in headers))
             with self.server.busy:
-                write_segmentation(answer, self.server.predictor.segment(read_image([sent])))
+                write_segmentation(answer, self.server.predictor.segment(read_image(sent)))
             return answer.read_bytes()
 
     def _segment_array(self, body: bytes, query: dict[str, str]) -> bytes:
@@ -178,3 +179,31 @@ class _Request(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - the base class's signature
         """Say nothing: names of files in requests may be names of patients."""
+
+
+def _ending(name: str) -> str:
+    found = next((ending for ending in _ENDINGS if name.lower().endswith(ending)), None)
+    if found is None:
+        raise _RefusedError(
+            HTTPStatus.BAD_REQUEST, f"name the format: ?name=IMAGE, or a file's name, with one of {', '.join(_ENDINGS)}"
+        )
+    return found
+
+
+def _form_files(body: bytes, content_type: str) -> list[tuple[str, bytes]]:
+    """Names and contents of the files of a form (RFC 7578), in the order of their names where channels are counted."""
+    boundary = re.search(r'boundary="?([^";]+)"?', content_type)
+    if boundary is None:
+        raise _RefusedError(HTTPStatus.BAD_REQUEST, "a form needs a boundary in its Content-Type")
+    files = []
+    for part in (b"\r\n" + body).split(b"\r\n--" + boundary[1].encode())[1:-1]:
+        head, found, content = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        name = re.search(r'filename="([^"]*)"', head.decode("utf-8", "replace"))
+        if found and name is not None:
+            files.append((name[1], content))
+    if not files:
+        raise _RefusedError(HTTPStatus.BAD_REQUEST, "the form holds no file")
+    numbers = [re.search(r"_(\d{4})\.", name) for name, _ in files]
+    if all(numbers):
+        files.sort(key=lambda file: re.findall(r"_(\d{4})\.", file[0])[-1])
+    return files

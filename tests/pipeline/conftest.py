@@ -20,7 +20,9 @@ from autoseg.workspace import Workspace
 LABELS = LabelScheme.from_table({"background": 0, "liver": 3, "big tumor": 200}, where="test")
 
 
-def _make_workspace(folder: Path, *, ndim: int = 3, ending: str = ".nii.gz", scheme: str = "zscore") -> Workspace:
+def _make_workspace(
+    folder: Path, *, ndim: int = 3, ending: str = ".nii.gz", scheme: str = "zscore", num_channels: int = 1
+) -> Workspace:
     """A workspace that predicts with a network that nobody trained."""
     workspace = Workspace.create(folder, None)
     statistics = IntensityStatistics(
@@ -34,7 +36,8 @@ def _make_workspace(folder: Path, *, ndim: int = 3, ending: str = ".nii.gz", sch
         patch_size=(8,) * ndim,
         batch_size=2,
         batch_dice=False,
-        normalization=(NormalizationPlan(scheme=scheme, statistics=statistics if scheme == "ct" else None),),
+        normalization=(NormalizationPlan(scheme=scheme, statistics=statistics if scheme == "ct" else None),)
+        * num_channels,
         network=NetworkPlan(
             name="unet",
             features=(4, 8),
@@ -47,7 +50,7 @@ def _make_workspace(folder: Path, *, ndim: int = 3, ending: str = ".nii.gz", sch
     plan = Plan(
         planner="unet",
         dataset="Dataset001_Test",
-        channels=("CT",),
+        channels=("CT", *(f"MR {number}" for number in range(1, num_channels))),
         labels=LABELS,
         file_ending=ending,
         gpu_memory_gb=8.0,
@@ -60,11 +63,11 @@ def _make_workspace(folder: Path, *, ndim: int = 3, ending: str = ".nii.gz", sch
     )
     write_json(plan, workspace.plan_path)
     torch.manual_seed(1)
-    network = build_network(configuration.network, num_channels=1, num_outputs=3)
+    network = build_network(configuration.network, num_channels=num_channels, num_outputs=3)
     record = ModelRecord(
         configuration=configuration,
         labels=LABELS,
-        num_channels=1,
+        num_channels=num_channels,
         mirror_axes=(),
         iterations=0,
         plan_digest="",

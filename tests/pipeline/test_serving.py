@@ -6,7 +6,7 @@ import http.client
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +34,17 @@ def server(predictor: Predictor) -> Iterator[PredictionServer]:
         thread.join()
 
 
-def make_image(*, shape: tuple[int, ...] = (9, 11, 13)) -> Image:
-    array = np.random.default_rng(0).normal(50, 20, (1, *shape)).astype(np.float32)
+def make_image(*, shape: tuple[int, ...] = (9, 11, 13), seed: int = 0) -> Image:
+    array = np.random.default_rng(seed).normal(50, 20, (1, *shape)).astype(np.float32)
     return Image(array=array, geometry=Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)))
 
 
-def ask(server: PredictionServer, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+def ask(
+    server: PredictionServer, method: str, path: str, body: bytes | None = None, *, kind: str = "application/binary"
+) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
     try:
-        connection.request(method, path, body)
+        connection.request(method, path, body, {"Content-Type": kind})
         response = connection.getresponse()
         return response.status, response.read()
     finally:
@@ -114,3 +116,42 @@ def test_a_small_file_that_unpacks_to_a_large_image_is_refused(server: Predictio
 
 def test_it_listens_on_this_machine_only_unless_told_otherwise(server: PredictionServer) -> None:
     assert server.server_address[0] == "127.0.0.1"
+
+
+def as_form(files: dict[str, bytes], boundary: str = "a1b2") -> tuple[bytes, str]:
+    """A form as curl -F sends it."""
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'.encode()
+        + b"Content-Type: application/octet-stream\r\n\r\n"
+        + content
+        + b"\r\n"
+        for name, content in files.items()
+    ]
+    return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def test_channels_may_be_files_of_their_own(make_workspace: Callable[..., Workspace], tmp_path: Path) -> None:
+    predictor = Predictor.load(make_workspace(tmp_path / "two", num_channels=2), device="cpu")
+    first, second = make_image(seed=1), make_image(seed=2)
+    both = Image(array=np.concatenate([first.array, second.array]), geometry=first.geometry)
+    expected = predictor.segment(both).array
+    sent = {}
+    for name, image in (("c_0001.nii.gz", second), ("c_0000.nii.gz", first)):  # their numbers decide
+        write_image(tmp_path / name, image)
+        sent[name] = (tmp_path / name).read_bytes()
+    with PredictionServer(predictor, port=0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            form, kind = as_form(sent)
+            status, content = ask(server, "POST", "/segment", form, kind=kind)
+            alone, _ = ask(server, "POST", "/segment", *as_form({"c.nii.gz": sent["c_0000.nii.gz"]})[:1], kind=kind)
+            empty, says = ask(server, "POST", "/segment", b"--a1b2--\r\n", kind=kind)
+            lost, _ = ask(server, "POST", "/segment", form, kind="multipart/form-data")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (status, alone, empty, lost) == (200, 422, 400, 400), content
+    assert b"no file" in says
+    (tmp_path / "answer.nii.gz").write_bytes(content)
+    np.testing.assert_array_equal(read_segmentation(tmp_path / "answer.nii.gz").array, expected)
