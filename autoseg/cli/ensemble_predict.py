@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -55,8 +56,19 @@ Accumulation = Annotated[
 ]
 
 Augmentation = Annotated[
-    Literal["none", "mirrors", "turns", "six"],
-    typer.Option("--tta", help="Views that are averaged: mirrored as in training; also turned; or six of a slice."),
+    Literal["none", "mirrors", "turns", "six"] | None,
+    typer.Option(
+        "--tta",
+        help="Views that are averaged: mirrored as in training; also turned; or six of a slice.",
+        show_default="mirrors",
+    ),
+]
+Region = Annotated[
+    str | None,
+    typer.Option("--region", metavar="CONFIGURATION", help="Look only where a quick look with it finds foreground."),
+]
+Step = Annotated[
+    float | None, typer.Option(min=0.05, max=1.0, help="Window step as a share of the patch.", show_default="0.5")
 ]
 MaxMemory = Annotated[
     float | None,
@@ -79,10 +91,12 @@ def ensemble_predict(
     view: View = None,
     members: Members = None,
     checkpoint: Annotated[Literal["best", "final"], typer.Option(help="Which weights predict.")] = "final",
-    step: Annotated[float, typer.Option(min=0.05, max=1.0, help="Window step as a share of the patch.")] = 0.5,
+    step: Step = None,
     accumulation: Accumulation = None,
-    tta: Augmentation = "mirrors",
+    tta: Augmentation = None,
     slice_axes: SliceAxes = None,
+    region: Region = None,
+    region_margin: Annotated[float, typer.Option("--region-margin", min=0, metavar="MM", help="Around it.")] = 20.0,
     compile_with: Compile = "none",
     max_memory: MaxMemory = None,
     scratch: Scratch = None,
@@ -97,6 +111,9 @@ def ensemble_predict(
     *,
     require_complete: Annotated[
         bool, typer.Option("--require-complete", help="Refuse when no configuration has all folds.")
+    ] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="One view and a step of 0.75, where neither is given: quicker, coarser.")
     ] = False,
     no_mirroring: Annotated[bool, typer.Option("--no-mirroring", help="One view, not all mirrored ones.")] = False,
     save_probabilities: Annotated[bool, typer.Option("--save-probabilities", help="Also write probabilities.")] = False,
@@ -115,13 +132,17 @@ def ensemble_predict(
     """Predict images with the best combination of the trained models."""
     found = find_workspace(directory, workspace)
     accept_network(network)
-    from autoseg.inference.predictor import InferenceOptions
+    from autoseg.inference.predictor import FAST, InferenceOptions
     from autoseg.pipeline.outputs import ExtraOutputs
 
-    options = InferenceOptions(
-        step=step,
-        augmentation="none" if no_mirroring else tta,
+    base = FAST if fast else InferenceOptions()
+    options = replace(
+        base,
+        step=step or base.step,
+        augmentation="none" if no_mirroring else tta or base.augmentation,
         slice_axes=parse_axes(slice_axes),
+        region=region,
+        region_margin_mm=region_margin,
         accumulation=accumulation,
         compiler=compile_with,
         max_memory_gb=max_memory,

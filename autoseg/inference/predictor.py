@@ -17,6 +17,7 @@ from autoseg.inference.ensemble import mean_slabs
 from autoseg.inference.export import Prediction, slab_thickness
 from autoseg.inference.memory import Forecast, bytes_of, forecast, working_memory
 from autoseg.inference.model import Arithmetic, TrainedModel
+from autoseg.inference.region import on_grid
 from autoseg.inference.sliding_window import Network, Tiling, window_slabs
 from autoseg.inference.streams import side_by_side
 from autoseg.inference.sums import WorkingMemory
@@ -40,6 +41,8 @@ class InferenceOptions:
         augmentation: Views of a tile that are averaged; "mirrors" uses the axes that training mirrored.
         slice_axes: Plan axes across which 2D networks cut a volume into slices; their logits are averaged in 3D. None
             takes those of the configuration, the first axis where it names none. 3D networks do not heed it.
+        region: Configuration whose quick look (one fold, one view) decides where the others look; None: everywhere.
+        region_margin_mm: How far around the foreground that it finds windows are looked at.
         accumulation: Type of sums over tiles and folds; "float16" repeats nnU-Net's arithmetic, for its models. None
             takes what the plan says.
         device: torch device of the networks.
@@ -57,6 +60,8 @@ class InferenceOptions:
     step: float = 0.5
     augmentation: TestTimeAugmentation = "mirrors"
     slice_axes: tuple[int, ...] | None = None
+    region: str | None = None
+    region_margin_mm: float = 20.0
     accumulation: Accumulation | None = None
     device: str = "cpu"
     precision: Arithmetic | Literal["auto"] = "auto"
@@ -71,6 +76,8 @@ class InferenceOptions:
         axes = self.slice_axes
         if axes is not None and (not axes or len(set(axes)) != len(axes) or not set(axes) <= {0, 1, 2}):
             raise ValueError(f"slice_axes must be one or more of 0, 1 and 2, got {axes}")
+        if not self.region_margin_mm >= 0:
+            raise ValueError(f"region_margin_mm must not be negative, got {self.region_margin_mm}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
         if self.max_memory_gb is not None and not self.max_memory_gb > 0:
@@ -92,6 +99,10 @@ class InferenceOptions:
             return self.precision
         # Training in float16 needs a GPU; on a CPU float16 convolutions are emulated.
         return "float32" if trained == "float16" and torch.device(self.device).type == "cpu" else trained
+
+
+FAST = InferenceOptions(step=0.75, augmentation="none")
+"""One view of each tile, and tiles that overlap less: docs/benchmarks.md says what it saves and costs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -184,14 +195,17 @@ class ConfigurationPredictor:
             channels = np.concatenate([channels, indicators(case.segmentation, self.labels)])
         return PreparedImage(case_id=case_id, channels=channels, trace=case.trace)
 
-    def logit_slabs(self, channels: np.ndarray, memory: WorkingMemory | None = None) -> Iterator[np.ndarray]:
+    def logit_slabs(
+        self, channels: np.ndarray, memory: WorkingMemory | None = None, *, region: np.ndarray | None = None
+    ) -> Iterator[np.ndarray]:
         """Mean logits (k, n, ...) of the folds on the preprocessed grid, some planes at a time.
 
         Args:
             channels: All input channels (c, ...).
             memory: Where sums lie; None keeps them in memory.
+            region: Boolean, any grid over the same box: what no window that touches it covers is background.
         """
-        return logit_slabs(self.models, channels, self.options, memory)
+        return logit_slabs(self.models, channels, self.options, memory, region=region)
 
     def finish(self, logits: Iterator[np.ndarray], trace: CaseTrace, case_id: str) -> Prediction:
         """Probabilities on the image's grid from logits on the preprocessed grid."""
@@ -252,7 +266,12 @@ class ConfigurationPredictor:
 
 
 def logit_slabs(
-    models: Sequence[TrainedModel], image: np.ndarray, options: InferenceOptions, memory: WorkingMemory | None = None
+    models: Sequence[TrainedModel],
+    image: np.ndarray,
+    options: InferenceOptions,
+    memory: WorkingMemory | None = None,
+    *,
+    region: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
     """Average the logits of several models of one configuration, and of all axes of slices, over a preprocessed image.
 
@@ -261,6 +280,7 @@ def logit_slabs(
         image: Preprocessed float32 (c, ...), channels of a previous stage included.
         options: How to predict.
         memory: Where sums lie; None keeps them in memory.
+        region: Boolean, any grid over the same box: what no window that touches it covers is background.
 
     Yields:
         Logits (k, n, ...) of consecutive planes of the same grid, in the type of ``options.accumulation``, float32
@@ -271,7 +291,7 @@ def logit_slabs(
         ArtifactError: When a network's outputs are not finite.
     """
     streams = [
-        _model_slabs(group, image, tiling, options, memory)
+        _model_slabs(group, image, tiling, options, memory, region=region)
         for group in _summed_apart(models, options)
         for tiling in _tilings(group[0].record.configuration, group[0].record.mirror_axes, options)
     ]
@@ -341,6 +361,8 @@ def _model_slabs(
     tiling: Tiling,
     options: InferenceOptions,
     memory: WorkingMemory | None,
+    *,
+    region: np.ndarray | None,
 ) -> Iterator[np.ndarray]:
     """Logits of models whose outputs are averaged tile by tile, on the CPU."""
     record = models[0].record
@@ -356,6 +378,8 @@ def _model_slabs(
             running,
             tiling,
             num_outputs=record.labels.num_outputs,
+            region=None if region is None else on_grid(region, image.shape[1:]),
+            outside=outside_logits(record.labels),
             memory=memory if summing.type == "cpu" else None,
             # The image may lie on another device than the network, whose size decides.
             compute_device=device,

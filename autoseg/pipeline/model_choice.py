@@ -34,6 +34,7 @@ class ModelChoice:
         ensemble: Members and postprocessing.
         first_stages: Cascade among the members -> models whose segmentation it starts from.
         options: How they predict.
+        region: Models that decide where the others look.
     """
 
     workspace: Workspace
@@ -41,11 +42,17 @@ class ModelChoice:
     ensemble: Ensemble
     first_stages: dict[str, Member]
     options: InferenceOptions
+    region: Member | None = None
+
+    @property
+    def all_members(self) -> tuple[Member, ...]:
+        """Members, first stages, and who looks first."""
+        return (*self.ensemble.members, *self.first_stages.values(), *filter(None, [self.region]))
 
     def files_digest(self) -> str:
         """Changes when a checkpoint does, without reading gigabytes."""
         files = []
-        for member in (*self.ensemble.members, *self.first_stages.values()):
+        for member in self.all_members:
             for fold in member.folds:
                 path = self._checkpoint(member, fold)
                 state = path.stat() if path.is_file() else None
@@ -54,12 +61,11 @@ class ModelChoice:
 
     def checkpoint_digests(self) -> dict[str, str]:
         """Checkpoint, as seen from the workspace -> SHA-256 of the file; those that are missing are left out."""
-        members = (*self.ensemble.members, *self.first_stages.values())
-        paths = [self._checkpoint(member, fold) for member in members for fold in member.folds]
+        paths = [self._checkpoint(member, fold) for member in self.all_members for fold in member.folds]
         return {str(path.relative_to(self.workspace.root)): file_digest(path) for path in paths if path.is_file()}
 
-    def load(self, member: Member) -> ConfigurationPredictor:
-        """Load the folds of a member.
+    def load(self, member: Member, options: InferenceOptions | None = None) -> ConfigurationPredictor:
+        """Load the folds of a member, to predict with the choice's options or others.
 
         Raises:
             ArtifactError: When a checkpoint cannot be read or was trained for other labels or channels.
@@ -75,7 +81,7 @@ class ModelChoice:
                     "train it again, or put the plan back that it was trained with"
                 )
             models.append(model)
-        return ConfigurationPredictor(self.plan, models, self.options)
+        return ConfigurationPredictor(self.plan, models, options or self.options)
 
     def trust(self) -> TrustModel | None:
         """What the cross-validation says about single predictions of these members; None where it says nothing."""
@@ -126,7 +132,25 @@ def choose_models(
         ensemble=ensemble,
         first_stages={name: stage for name, stage in stages.items() if stage is not None},
         options=replace(options, device=choose_device(device)).for_plan(plan),
+        region=_region_member(workspace, plan, options.region, checkpoint),
     )
+
+
+def _region_member(
+    workspace: Workspace, plan: Plan, name: str | None, checkpoint: Literal["best", "final"]
+) -> Member | None:
+    """The first trained fold of the configuration that looks first."""
+    if name is None:
+        return None
+    stage = plan.configuration(name).previous_stage
+    if stage is not None:
+        raise SettingsError(f"{name} begins with {stage} itself and cannot tell where to look; try --region {stage}")
+    trained = workspace.trained_folds(name)
+    if not trained:
+        raise MissingArtifactError(
+            f"--region {name}: no fold of {name} is trained in {workspace.root}. Train one: autoseg train {name} fold0"
+        )
+    return Member(configuration=name, folds=trained[:1], checkpoint=checkpoint)
 
 
 def _given_ensemble(workspace: Workspace, plan: Plan, members: Sequence[str]) -> Ensemble:

@@ -19,8 +19,9 @@ from autoseg.image import Image, Segmentation, read_header
 from autoseg.inference.ensemble import Member, combine
 from autoseg.inference.export import Prediction, decide_labels
 from autoseg.inference.memory import CasesForecast, bytes_of, working_memory
-from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions, PreparedImage
+from autoseg.inference.predictor import FAST, ConfigurationPredictor, InferenceOptions, PreparedImage
 from autoseg.inference.refinement import calibrated, refined, total_variation, watched
+from autoseg.inference.region import foreground_region
 from autoseg.inference.sums import WorkingMemory
 from autoseg.pipeline.model_choice import ModelChoice, choose_models
 from autoseg.pipeline.model_file import opened_model
@@ -52,6 +53,8 @@ class Predictor:
                 loaded[key] = choice.load(member)
             return loaded[key]
 
+        quick = replace(self.options, step=FAST.step, augmentation=FAST.augmentation)
+        self._region = None if choice.region is None else choice.load(choice.region, quick)
         first = {name: load(stage) for name, stage in choice.first_stages.items()}
         self._members = [
             _StagedPredictor(
@@ -104,7 +107,7 @@ class Predictor:
         if isinstance(image, np.ndarray):
             image = self._as_image(image, spacing)
         memory = self._memory(image, case_id)
-        first = {m.first or m.predictor for m in self._members}
+        first = {m.first or m.predictor for m in self._members} | ({self._region} if self._region else set())
         known = {predictor: predictor.prepare(image, case_id=case_id) for predictor in first}
         return PreparedCase(case_id=case_id, image=image, memory=memory, known=known)
 
@@ -215,13 +218,14 @@ class Predictor:
         """One prediction per member, each a stream of slabs."""
         kept: dict[ConfigurationPredictor, _KeptLogits] = {}
         coarse = {m.first for m in members if m.first is not None}
+        region = self._find_region(case)
         predictions = []
         for member in members:
             previous = None
             if member.first is not None:
                 first = self._prediction(member.first, case, None, kept, coarse)
                 previous = decide_labels(first, member.predictor.labels)
-            found = self._prediction(member.predictor, case, previous, kept, coarse)
+            found = self._prediction(member.predictor, case, previous, kept, coarse, region)
             predictions.append(calibrated(found, member.temperature, self.plan.labels))
         return predictions
 
@@ -232,18 +236,32 @@ class Predictor:
         previous: Segmentation | None,
         kept: dict[ConfigurationPredictor, _KeptLogits],
         coarse: set[ConfigurationPredictor],
+        region: np.ndarray | None = None,
     ) -> Prediction:
-        """A stream of slabs; that of a first stage which is also a member is computed once."""
+        """A stream of slabs; that of a first stage which is also a member is computed once, and everywhere."""
         if predictor not in kept:
             prepared = case.known.get(predictor)
             if prepared is None:
                 prepared = predictor.prepare(case.image, case_id=case.case_id, previous=previous)
-            slabs = predictor.logit_slabs(prepared.channels, case.memory)
-            if predictor not in coarse:
+            whole = predictor in coarse
+            slabs = predictor.logit_slabs(prepared.channels, case.memory, region=None if whole else region)
+            if not whole:
                 return predictor.finish(slabs, prepared.trace, case.case_id)
             kept[predictor] = _KeptLogits(logits=np.concatenate(list(slabs), axis=1), trace=prepared.trace)
         known = kept[predictor]
         return predictor.finish(iter([known.logits]), known.trace, case.case_id)
+
+    def _find_region(self, case: PreparedCase) -> np.ndarray | None:
+        """Where the quick look of another configuration finds foreground; None where everything is to be looked at."""
+        if self._region is None:
+            return None
+        prepared = case.known[self._region]
+        return foreground_region(
+            self._region.logit_slabs(prepared.channels, case.memory),
+            self.plan.labels,
+            spacing=prepared.trace.resampled_spacing,
+            margin_mm=self.options.region_margin_mm,
+        )
 
     def forecast_cases(self, images: Sequence[Path]) -> CasesForecast | None:
         """What the largest of some images will need, from their headers; unreadable ones are left out.
@@ -277,7 +295,8 @@ class Predictor:
         return largest
 
     def _all_predictors(self) -> list[ConfigurationPredictor]:
-        return list({p: None for m in self._members for p in (m.first, m.predictor) if p is not None})
+        every = [self._region, *(p for m in self._members for p in (m.first, m.predictor))]
+        return list({p: None for p in every if p is not None})
 
     def _memory(self, image: Image, case_id: str) -> WorkingMemory:
         return working_memory(

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 
 from autoseg.codec import write_json
-from autoseg.errors import DatasetError, SettingsError
+from autoseg.errors import DatasetError, PlanError, SettingsError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.geometry import Geometry, Reorientation
 from autoseg.image import Image, read_image, read_segmentation, write_image
-from autoseg.inference.predictor import InferenceOptions
+from autoseg.inference.predictor import FAST, InferenceOptions
 from autoseg.inference.run_length import decode_runs, encode_runs
 from autoseg.pipeline.gate import InputGate
 from autoseg.pipeline.outputs import ExtraOutputs
@@ -202,6 +202,22 @@ def test_the_report_is_complete_after_an_interruption_and_with_parts(
     assert other.predicted == ("case0",)
     record = json.loads((output / "prediction.json").read_text())
     assert record["times"].keys() == {"case0"}  # the others were made otherwise
+
+
+def test_a_quick_look_may_say_where_to_look(workspace: Workspace, images: Path, tmp_path: Path) -> None:
+    image = make_image(3, shape=(20, 24, 22))
+    whole = Predictor.load(workspace, device="cpu").segment(image).array
+    quick = Predictor.load(workspace, device="cpu", options=FAST).segment(image).array != 0
+    options = InferenceOptions(region="3d_fullres", region_margin_mm=0)
+    found = Predictor.load(workspace, device="cpu", options=options).segment(image).array
+    assert quick.any()
+    np.testing.assert_array_equal(found[quick], whole[quick])
+    assert not (found[~quick] != whole[~quick])[found[~quick] != 0].any()  # elsewhere the same, or background
+    report = predict(workspace, images, tmp_path / "out", options=options)
+    assert report.options.region == "3d_fullres"
+    assert predict(workspace, images, tmp_path / "out", options=options).kept == report.predicted
+    with pytest.raises(PlanError, match="3d_lowres"):
+        predict(workspace, images, tmp_path / "other", options=InferenceOptions(region="3d_lowres"))
 
 
 def test_memory_is_forecast_and_a_limit_that_cannot_be_kept_is_refused_first(
