@@ -53,9 +53,7 @@ def how(report: PredictionReport) -> str:
     return digest(report.made_with())
 
 
-def write_report(
-    report: PredictionReport, output: Path, *, name: str, tell: Callable[[str], None]
-) -> PredictionReport:
+def write_report(report: PredictionReport, output: Path, *, name: str, tell: Callable[[str], None]) -> PredictionReport:
     """Write prediction.json of a folder: a run's report with what all runs and parts made in the same way.
 
     Args:
