@@ -1,23 +1,23 @@
 """Every preset on a small synthetic dataset of its kind, from images to scores, with its table and its picture.
 
-    python benchmarks/presets.py [aicup mnms2 cm_trancaf spine] --folder FOLDER [--device cpu] [--share 1.0]
+    python benchmarks/presets.py [aicup mnms2 cm_trancaf spine] --folder FOLDER [--device cpu] [--first-fold]
 
 Writes the dataset (autoseg.synthetic), trains both of two folds with the preset, selects with the preset's own
-postprocessing, predicts held-back patients and scores them. What is there already is kept. FOLDER/NAME.md and NAME.png
-hold the result. The synthetic images say that a preset runs and learns; nothing about real ones.
+postprocessing, predicts held-back patients and scores them. --first-fold trains one fold and predicts with it, without
+selection and postprocessing. What is there already is kept. FOLDER/NAME.md and NAME.png hold the result. The synthetic
+images say that a preset runs and learns; nothing about real ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from autoseg.cli.main import app
 from autoseg.evaluation.report import Evaluation, read_evaluation
 from autoseg.figures import Panel, draw_panels
 from autoseg.history import read_rows
@@ -49,23 +49,24 @@ class Trial:
 
 
 TRIALS = {
-    "aicup": Trial(patients=12, held_back=4, iterations=160, left_out=("keep_largest(calcification)",)),
-    "mnms2": Trial(patients=10, held_back=3, iterations=80, settings=("batch_size=8",)),
-    "cm_trancaf": Trial(patients=10, held_back=4, iterations=80, settings=("batch_size=2", "learning_rate=1e-3")),
-    "spine": Trial(patients=10, held_back=4, iterations=60),
+    "aicup": Trial(patients=12, held_back=4, iterations=80, left_out=("keep_largest(calcification)",)),
+    "mnms2": Trial(patients=10, held_back=3, iterations=60, settings=("batch_size=6",)),
+    "cm_trancaf": Trial(patients=10, held_back=4, iterations=60, settings=("batch_size=2", "learning_rate=1e-3")),
+    "spine": Trial(patients=10, held_back=4, iterations=40, settings=("batch_size=4",)),
 }
 
 
-_BRIEF = ("validation_iterations=4",)  # fifty validation batches would take longer than training
+_BRIEF = ("validation_iterations=2",)  # fifty validation batches would take longer than training
 
 
 def autoseg(*words: str | Path) -> None:
     """One command, shown."""
     print("$ autoseg", *words, flush=True)
-    subprocess.run([sys.executable, "-m", "autoseg", *map(str, words)], check=True)
+    if code := app([str(word) for word in words], standalone_mode=False):
+        raise SystemExit(code)
 
 
-def try_preset(name: str, folder: Path, *, device: str, share: float) -> None:
+def try_preset(name: str, folder: Path, *, device: str, share: float, folds: tuple[int, ...]) -> None:
     """Run a preset from images to scores."""
     trial, preset, kind = TRIALS[name], PRESETS[name], KINDS[name]
     dataset, workspace, predictions = (
@@ -81,16 +82,20 @@ def try_preset(name: str, folder: Path, *, device: str, share: float) -> None:
         source += [word for label, value in kind.labels.items() for word in ("--label", f"{label}={value}")]
     steps = max(1, round(share * trial.iterations))
     settings = [word for setting in (*_BRIEF, *trial.settings) for word in ("--set", setting)]
-    for fold in ("fold0", "fold1"):
-        length = ("--folds", "2", "--iterations", str(steps), "--device", device)
-        autoseg("preset", "train", name, *source, fold, "-w", workspace, *length, *settings)
-    chosen = [step for step in preset.steps_for(tuple(kind.labels)) if step not in trial.left_out] or ["none"]
-    autoseg("select", "-w", workspace, *(word for step in chosen for word in ("--postprocessing", step)))
+    place = ("-w", workspace, "--device", device, "--workers", "0")
+    for fold in folds:
+        length = ("--folds", "2", "--iterations", str(steps))
+        autoseg("preset", "train", name, *source, f"fold{fold}", *place, *length, *settings)
+    if len(folds) > 1:
+        chosen = [step for step in preset.steps_for(tuple(kind.labels)) if step not in trial.left_out] or ["none"]
+        autoseg("select", "-w", workspace, *(word for step in chosen for word in ("--postprocessing", step)))
     views = () if preset.views is None else ("--tta", preset.views.value)
-    autoseg("ensemble-predict", "-w", workspace, "-o", predictions, "--device", device, *views)
+    members = () if len(folds) > 1 else ("--members", preset.stored_as)
+    autoseg("ensemble-predict", *place, "-o", predictions, *members, *views)
     groups = ("--groups", dataset / "cases.csv", "--view-weights", "SA=0.75,LA=0.25") if kind.has_table else ()
     scores = folder / name / "scores.json"
-    autoseg("evaluate", "-r", dataset / "labelsTs", "-p", predictions, "-m", "hd95", "-o", scores, *groups)
+    found = ("-r", dataset / "labelsTs", "-p", predictions, "-o", scores)
+    autoseg("evaluate", *found, "-m", "hd95", "--workers", "0", *groups)
     evaluation = read_evaluation(scores)
     text = "\n".join(
         [table(evaluation), *(by_view(evaluation) if kind.has_table else ()), spent(workspace, preset.stored_as)]
@@ -129,9 +134,9 @@ def spent(workspace: Path, configuration: str) -> str:
     whole = Workspace.discover(workspace)
     words = []
     for view, part in (whole.by_view or {"": whole}).items():
-        for fold in (0, 1):
+        for fold in part.trained_folds(configuration):
             last = read_rows(part.run(configuration, fold).log)[-1]
-            words.append(f"{view} fold{fold}: {last.iterations} steps in {last.seconds:.0f} s".strip())
+            words.append(f"{view} fold {fold}: {last.iterations} steps in {last.seconds:.0f} s".strip())
     return "; ".join(words)
 
 
@@ -163,10 +168,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--share", type=float, default=1.0, help="of the optimizer steps, for a quick look")
+    parser.add_argument("--first-fold", action="store_true", help="train one fold, without selection")
     given = parser.parse_args()
+    folds = (0,) if given.first_fold else (0, 1)
     given.folder.mkdir(parents=True, exist_ok=True)
     for name in given.names or TRIALS:
-        try_preset(name, given.folder, device=given.device, share=given.share)
+        try_preset(name, given.folder, device=given.device, share=given.share, folds=folds)
 
 
 if __name__ == "__main__":

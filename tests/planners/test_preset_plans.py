@@ -79,6 +79,7 @@ def test_cm_trancaf(planned: Planned) -> None:
     assert found.spacing == (3.0, 3.0, 3.0)
     assert found.patch_size == (64, 64, 64)
     assert found.network.features == (32, 64, 128, 256)  # four levels
+    assert not found.network.deep_supervision
     assert found.network.encoder_blocks == (1, 1, 1, 1)  # of residual blocks
     network = NETWORKS.get("scn")(found.network, num_channels=1, num_outputs=8)
     names = {type(module).__name__ for module in network.modules()}
@@ -91,6 +92,9 @@ def test_spine(planned: Planned) -> None:
     assert found.patch_size == (12, 128, 128)
     assert all(stride[0] == 1 for stride in found.network.strides)
     assert found.network.features[0] == 16
+    network = NETWORKS.get("spine_hybrid")(found.network, num_channels=1, num_outputs=2)
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv3d))
+    assert first.kernel_size == (1, 27, 27)
 
 
 def test_a_refined_network_is_planned_by_its_own_rules() -> None:
