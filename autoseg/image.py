@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from autoseg.arrays import Room, let_go, slabs
 from autoseg.atomic import atomic_path
 from autoseg.errors import DatasetError
 from autoseg.geometry import Geometry
@@ -22,6 +24,7 @@ from autoseg.slices import check_tiff_is_complete, map_tiff, slice_files
 _WIDEST_TABLE = 2**20
 _LARGEST_LABEL = 2**31 - 1  # of those stored as floating-point numbers
 _TIFF = (".tif", ".tiff")
+_SLICES_ROOM = Room(largest=2**29)  # bytes of a volume of slices up to which it is held in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,7 +32,8 @@ class Image:
     """Intensities on a grid.
 
     Args:
-        array: (c, z, y, x), or (c, y, x) for a 2D image; float32.
+        array: (c, z, y, x), or (c, y, x) for a 2D image. As read it has the stored type where that is an integer of
+            at most 16 bits, and is mapped from an uncompressed TIFF file instead of read; else float32.
         geometry: Grid of the spatial axes.
         num_nonfinite: Voxels that were NaN or infinite in the file and are zero in the array. Those of NIfTI files
             are not counted: ITK itself puts zeros there.
@@ -140,7 +144,7 @@ def read_image(paths: Sequence[Path], *, frame: int | None = None) -> Image:
         frame: Point in time to take of 4D files; None takes them as channels.
 
     Returns:
-        Image of shape (c, z, y, x), or (c, y, x) for 2D formats, as float32.
+        Image of shape (c, z, y, x), or (c, y, x) for 2D formats; see :class:`Image` for its type.
 
     Raises:
         DatasetError: When a file cannot be read or the files lie on different grids.
@@ -154,11 +158,25 @@ def read_image(paths: Sequence[Path], *, frame: int | None = None) -> Image:
             first = geometry
         elif differing := [d for d in first.differences(geometry) if d.startswith(("shape", "spacing"))]:
             raise DatasetError(f"{path} and {paths[0]} are channels of one case but differ: {'; '.join(differing)}")
-        channels.append(array.astype(np.float32, copy=False))
+        channels.append(array if _keeps_type(array.dtype) else array.astype(np.float32))
     if first is None:
         raise DatasetError("a case needs at least one image file")
+    if len({channel.dtype for channel in channels}) > 1:
+        channels = [channel.astype(np.float32, copy=False) for channel in channels]
     array = channels[0] if len(channels) == 1 else np.concatenate(channels)
     return Image(array=array, geometry=first, num_nonfinite=num_nonfinite)
+
+
+def bytes_when_read(path: Path, header: ImageHeader) -> int:
+    """Memory that the voxels of a channel will take; none where they are mapped from the file.
+
+    Args:
+        path: The file.
+        header: What it says.
+    """
+    if path.suffix.lower() in _TIFF and (mapped := map_tiff(path)) is not None and _keeps_type(mapped.dtype):
+        return 0
+    return 4 * math.prod(header.geometry.shape)
 
 
 def read_segmentation(path: Path, *, frame: int | None = None) -> Segmentation:
@@ -228,6 +246,8 @@ def _read(path: Path, frame: int | None = None) -> tuple[np.ndarray, Geometry]:
     check_nifti_grid(path)
     if path.suffix.lower() in _TIFF:
         check_tiff_is_complete(path)
+    if path.is_dir() and (slices := slice_files(path)):
+        return _read_slices(path, slices)
     if path.suffix.lower() in _TIFF and (mapped := map_tiff(path)) is not None:
         spacing = _tiff_spacing(path, mapped.ndim) or (1.0,) * mapped.ndim
         return mapped[None], Geometry(shape=mapped.shape, spacing=spacing[::-1])
@@ -246,6 +266,23 @@ def _read(path: Path, frame: int | None = None) -> tuple[np.ndarray, Geometry]:
         _check_frame(path, len(array), frame)
         array = array[frame : frame + 1].copy()  # so that the other frames can go
     return array, geometry
+
+
+def _read_slices(folder: Path, slices: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
+    """Slices one by one into (c, z, y, x), in a scratch file where the volume is large."""
+    volume: np.ndarray | None = None
+    for number, path in enumerate(slices):
+        plane = _read(path)[0]
+        if plane.ndim != 3:
+            raise DatasetError(f"{path} holds several planes, as a slice of {folder} it should hold one")
+        if volume is None:
+            volume = _SLICES_ROOM.empty((len(plane), len(slices), *plane.shape[1:]), plane.dtype)
+        if plane.shape != (volume.shape[0], *volume.shape[2:]) or plane.dtype != volume.dtype:
+            raise DatasetError(f"{path} and {slices[0]} are slices of one volume but differ in size or type")
+        volume[:, number] = plane
+        let_go(volume)
+    assert volume is not None  # a folder of slices has two
+    return volume, _header_of_slices(folder, slices).geometry
 
 
 def _header_of_slices(folder: Path, slices: Sequence[Path]) -> ImageHeader:
@@ -288,9 +325,14 @@ def _without_nonfinite(array: np.ndarray) -> tuple[np.ndarray, int]:
     """Zeros for NaN and infinity, as ITK does it with NIfTI, and their number."""
     if not np.issubdtype(array.dtype, np.floating):
         return array, 0
-    is_finite = np.isfinite(array)
-    number = array.size - int(np.count_nonzero(is_finite))
-    return (array, 0) if not number else (np.where(is_finite, array, array.dtype.type(0)), number)
+    finite = sum(int(np.count_nonzero(np.isfinite(c[part]))) for c in array for part in slabs(c.shape))
+    number = array.size - finite
+    return (array, 0) if not number else (np.where(np.isfinite(array), array, array.dtype.type(0)), number)
+
+
+def _keeps_type(dtype: np.dtype[np.generic]) -> bool:
+    """Whether values are kept as they are stored: float32, or integers that float32 would hold in twice the memory."""
+    return dtype == np.float32 or (np.issubdtype(dtype, np.integer) and dtype.itemsize <= 2)
 
 
 def _is_no_rotation(path: Path, error: RuntimeError) -> bool:

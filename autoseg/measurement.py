@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from autoseg.arrays import let_go, slabs
 from autoseg.check import Problem, VoxelJob, read_and_check
 from autoseg.dataset import Case
 from autoseg.dataset.kept import KEPT_CASES
 from autoseg.errors import DatasetError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics
-from autoseg.geometry import BoundingBox, Reorientation
+from autoseg.geometry import Reorientation
 from autoseg.image import Image, Segmentation
 from autoseg.labels import LabelScheme
+from autoseg.preprocessing.crop import nonzero_box
 
 _DRAWS_PER_DATASET = 10**8
 _SEED = 1234  # nnU-Net's, once per case
@@ -135,16 +137,27 @@ def measure_case(
     channels, labels = turn.apply(image.array), turn.apply(segmentation.array)
     grid = turn.apply_to_geometry(image.geometry)
     # Holes in the nonzero mask change neither its box nor the foreground, so they are not looked for.
-    box = BoundingBox.around((channels != 0).any(axis=0))
-    foreground = labels[box.slices] > 0
+    box = nonzero_box(channels)
+    foreground = _foreground(channels[(slice(None), *box.slices)], labels[box.slices])
     generator = np.random.RandomState(_SEED)
     return CaseMeasurement(
         case=CaseFingerprint(
             id=case_id, spacing=grid.spacing, shape=grid.shape, cropped_shape=box.shape, orientation=stored
         ),
-        samples=tuple(_draw(generator, channel[box.slices][foreground], num_samples) for channel in channels),
+        samples=tuple(_draw(generator, values, num_samples) for values in foreground),
         relative_size=math.prod(box.shape) / math.prod(grid.shape),
     )
+
+
+def _foreground(channels: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """Intensities of labelled voxels, per channel, gathered slab by slab."""
+    found: list[list[np.ndarray]] = [[] for _ in channels]
+    for part in slabs(labels.shape):
+        mask = labels[part] > 0
+        for values, channel in zip(found, channels, strict=True):
+            values.append(channel[part][mask])
+        let_go(channels, labels)
+    return [np.concatenate(values) for values in found]
 
 
 def merge(measurements: Sequence[CaseMeasurement], *, orientation: str | None = None) -> Fingerprint:
@@ -175,11 +188,24 @@ def _draw(generator: np.random.RandomState, foreground: np.ndarray, num_samples:
     """Draw with replacement as ``generator.choice(foreground, num_samples)`` would, and count what was drawn."""
     if not foreground.size:
         return IntensitySample(values=np.empty(0, np.float32), counts=np.empty(0, np.uint32))
+    if foreground.dtype.itemsize <= 2 and foreground.size >= _LARGEST_TABLE:
+        return _draw_narrow(generator, foreground, num_samples)
     hits = _hits(generator, foreground.size, num_samples)
     drawn_voxels = np.flatnonzero(hits)
     values, group = np.unique(foreground[drawn_voxels], return_inverse=True)
     counts = np.bincount(group, weights=hits[drawn_voxels], minlength=len(values))
     return IntensitySample(values=values.astype(np.float32, copy=False), counts=counts.astype(np.uint32))
+
+
+def _draw_narrow(generator: np.random.RandomState, foreground: np.ndarray, num_samples: int) -> IntensitySample:
+    """The same for integers of at most 16 bits: intensities are counted, not voxels, of which there are more."""
+    lowest = int(np.iinfo(foreground.dtype).min)
+    counts = np.zeros(1 << 8 * foreground.dtype.itemsize, dtype=np.int64)
+    for start in range(0, num_samples, _DRAWS_AT_ONCE):
+        drawn = generator.randint(0, foreground.size, min(_DRAWS_AT_ONCE, num_samples - start))
+        counts += np.bincount(foreground[drawn].astype(np.int64) - lowest, minlength=len(counts))
+    hit = np.flatnonzero(counts)
+    return IntensitySample(values=(hit + lowest).astype(np.float32), counts=counts[hit].astype(np.uint32))
 
 
 def _hits(generator: np.random.RandomState, size: int, num_samples: int) -> np.ndarray:

@@ -118,8 +118,9 @@ def _label_problems(job: VoxelJob, found: list[int]) -> Iterator[Problem]:
 def _nonfinite_problems(case: Case, image: Image) -> Iterator[Problem]:
     """NaN and infinity, which are read as zero here and at prediction."""
     number = image.num_nonfinite
-    if not number and not image.array.all():  # a file without any zero cannot hold them: ITK reads them as zero
-        number = sum(count_nonfinite(path) for path in case.images if is_nifti(path))
+    files = [path for path in case.images if is_nifti(path)]
+    if not number and files and not image.array.all():  # a file without any zero cannot hold them: ITK reads zeros
+        number = sum(count_nonfinite(path) for path in files)
     if number:
         share = number / image.array.size
         yield Problem(

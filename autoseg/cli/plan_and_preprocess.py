@@ -88,6 +88,15 @@ Measure = Annotated[
 ]
 
 
+MaxMemory = Annotated[
+    float | None,
+    typer.Option("--max-memory", min=1, metavar="GB", help="Memory to take; large arrays go to scratch files."),
+]
+Scratch = Annotated[
+    Path | None, typer.Option("--scratch", metavar="DIR", help="Folder of scratch files.", show_default="the workspace")
+]
+
+
 @command("plan-and-preprocess")
 def plan_and_preprocess(
     dataset: Dataset = None,
@@ -116,6 +125,8 @@ def plan_and_preprocess(
     by_view: ByView = False,  # noqa: FBT002 - a flag of the command line
     measure: Measure = False,  # noqa: FBT002
     device: Device = "auto",
+    max_memory: MaxMemory = None,
+    scratch: Scratch = None,
     workers: Workers = None,
 ) -> None:
     """Look at a dataset, plan the networks and prepare its cases; a second run does what is missing."""
@@ -150,6 +161,8 @@ def plan_and_preprocess(
         split=_split_rule(folds, split_by, stratify),
         intensities=normalization or (),
         measure_on=device if measure else None,
+        max_memory_gb=max_memory,
+        scratch=scratch,
         workers=workers,
         progress=ConsoleProgress(),
     )

@@ -49,12 +49,12 @@ class KeptCases:
             Whether it is kept.
         """
         room = limit - self.num_bytes - (0 if segmentation is None else segmentation.array.nbytes)
-        if image.array.nbytes // 2 > room:
+        if image.array.size > room:
             return False
         voxels = _narrowed(image.array)
         if voxels.nbytes > room:
             return False
-        placeholder = replace(image, array=np.broadcast_to(np.float32(0), image.array.shape))
+        placeholder = replace(image, array=np.broadcast_to(image.array.dtype.type(0), image.array.shape))
         self._cases[case] = _Kept(image=placeholder, voxels=voxels, segmentation=segmentation)
         return True
 
@@ -63,7 +63,7 @@ class KeptCases:
         kept = self._cases.pop(case, None)
         if kept is None:
             return None
-        return replace(kept.image, array=kept.voxels.astype(np.float32, copy=False)), kept.segmentation
+        return replace(kept.image, array=kept.voxels.astype(kept.image.array.dtype, copy=False)), kept.segmentation
 
     def clear(self) -> None:
         """Forget everything."""
@@ -76,6 +76,8 @@ KEPT_CASES = KeptCases()
 
 def _narrowed(array: np.ndarray) -> np.ndarray:
     """The same values as 16-bit integers, where that holds them; else the array."""
+    if array.dtype.itemsize <= 2:
+        return array
     flat = array.reshape(-1)
     probe = flat[:: max(1, flat.size // _PROBE)]
     if (probe != np.rint(probe)).any() or np.abs(probe).max(initial=0) > np.iinfo(np.int16).max:

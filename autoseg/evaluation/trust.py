@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import cc3d
 import numpy as np
 
+from autoseg.arrays import slabs
 from autoseg.labels import LabelScheme, Target
+from autoseg.slab_components import count_components
 
 _MARGIN = 1.5  # volumes this factor beyond the training cases' are odd
 _USUAL = 0.95  # share of training cases that makes a label's absence odd
@@ -166,19 +168,25 @@ def label_facts(
     """
     found = []
     for target in targets:
-        mask = target.mask(segmentation)
-        voxels = int(np.count_nonzero(mask))
-        components = 0
-        if voxels:
-            # As integers: for booleans cc3d takes another way, which labels background wrongly (4.1.1).
-            numbered = cc3d.connected_components(
-                np.ascontiguousarray(mask, dtype=np.uint8), connectivity=26 if mask.ndim == 3 else 8
-            )
-            components = int(numbered.max())
+        planes = slabs(segmentation.shape)
+        voxels = sum(int(np.count_nonzero(target.mask(segmentation[part]))) for part in planes)
+        components = _count_components(segmentation, target) if voxels else 0
         found.append(
             LabelFacts(name=target.name, millilitres=voxels * math.prod(spacing) / 1000, components=components)
         )
     return tuple(found)
+
+
+def _count_components(segmentation: np.ndarray, target: Target) -> int:
+    def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
+        # As integers: for booleans cc3d takes another way, which labels background wrongly (4.1.1).
+        numbered = cc3d.connected_components(
+            np.ascontiguousarray(mask, dtype=np.uint8), connectivity=26 if mask.ndim == 3 else 8
+        )
+        return numbered, int(numbered.max())
+
+    depth, *plane = segmentation.shape
+    return count_components(depth, lambda part: target.mask(segmentation[part]), tuple(plane), label)
 
 
 def fit_trust(

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
+from autoseg.arrays import IN_MEMORY, Room, check_space, own_bytes
 from autoseg.errors import SettingsError
 from autoseg.image import Image
 from autoseg.inference.export import SLAB_VALUES
 from autoseg.inference.sliding_window import Tiling
-from autoseg.inference.sums import WorkingMemory, check_space
+from autoseg.inference.sums import WorkingMemory
 from autoseg.memory import in_gigabytes, memory_state
 from autoseg.plan import Configuration
 from autoseg.preprocessing.case import target_spacing
@@ -22,6 +23,9 @@ from autoseg.preprocessing.resampling import resampled_shape
 
 _PROGRAM = 700 << 20  # torch, SimpleITK and a network at rest
 _SLABS_ALIVE = 6  # a slab on the network's grid, its resampled planes, the restored slab, probabilities, and copies
+LARGEST_IN_MEMORY = 1 << 26
+"""Bytes of the largest array of an image that stays in memory where its larger ones go to scratch files."""
+_ARRAYS_AT_ONCE = 8  # of those, and of temporary ones
 _ACTIVATIONS = 4  # of a network's first stage, at once: the skip connection, both halves beside it, and a result
 _SHARE = 0.6  # of what is free now that a prediction may take when nobody says how much
 _GIGABYTE = 10**9
@@ -36,13 +40,17 @@ class Forecast:
         arrays: The image in all the forms that exist at once, a call of the network, and slabs of scores.
         sums: Sums of logits; they lie on disk where memory is short.
         window: Memory that sums on disk take all the same.
-        copies: Sets of sums, equal in size.
+        copies: Sets of sums.
+        without_image: As ``arrays``, where the image's forms lie on disk too.
+        image: Bytes of those on disk.
     """
 
     arrays: int
     sums: int
     window: int = 0
     copies: int = 1
+    without_image: int = 0
+    image: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +97,11 @@ class CasesForecast:
     def in_words(self) -> str:
         """One sentence."""
         shape = "x".join(map(str, self.shape))
-        where = "" if self.total <= self._limit else f", of which {in_gigabytes(self.sums)} in scratch files"
-        return f"the largest image, {self.name} ({shape}), will take up to {in_gigabytes(self.total)}{where}"
+        needed = f"the largest image, {self.name} ({shape}), would take up to {in_gigabytes(self.total)}"
+        if self.total <= self._limit:
+            return needed.replace("would take", "will take")
+        files = self.sums + (sum(n.image for n in self.needs) if self.arrays > self._limit else 0)
+        return f"{needed}; up to {in_gigabytes(files)} of that lie in scratch files, to keep to a limit"
 
     def check(self) -> None:
         """Refuse what cannot work before anything is computed.
@@ -141,16 +152,20 @@ def forecast(
     layouts = [tiling.sums(grid, num_outputs, place) for tiling in tilings]
     seen = num_channels + (num_outputs - 1 if configuration.previous_stage is not None else 0)
     preparing = _preparing(math.prod(shape), math.prod(grid), num_channels)
-    running = 4 * seen * math.prod(grid) * (1 if all(tiling.fits(grid) for tiling in tilings) else 2)
+    channels = 4 * seen * math.prod(grid)
     slab = 4 * max(SLAB_VALUES, num_outputs * max(math.prod(grid[1:]), math.prod(shape[1:])))
-    running += (_SLABS_ALIVE + len(tilings) - 1) * slab
+    running = (_SLABS_ALIVE + len(tilings) - 1) * slab
+    if not all(tiling.fits(grid) for tiling in tilings):
+        running += channels  # padded, a copy in memory
     if place.type == "cpu":
         running += _calling(configuration, tilings[0], num_outputs)
     return Forecast(
-        arrays=max(preparing, running),
+        arrays=max(preparing, running + channels),
         sums=sum(layout.num_bytes for layout in layouts) * copies_of_sums,
         window=sum(layout.window_bytes() for layout in layouts) * copies_of_sums,
         copies=len(tilings) * copies_of_sums,
+        without_image=running + _ARRAYS_AT_ONCE * LARGEST_IN_MEMORY,
+        image=preparing + channels,
     )
 
 
@@ -186,28 +201,31 @@ def working_memory(
     Raises:
         SettingsError: When the limit is too small for the image itself, or the disk for the sums.
     """
-    arrays = image_bytes + sum(f.arrays for f in forecasts)
+    limit = int(_usable()) if max_memory_gb is None else int(max_memory_gb * _GIGABYTE) - _PROGRAM
     total, window = sum(f.sums for f in forecasts), sum(f.window for f in forecasts)
-    if max_memory_gb is None:
-        left = int(_usable()) - arrays
-    else:
-        left = int(max_memory_gb * _GIGABYTE) - _PROGRAM - arrays
-        if left < min(window, total):
-            needed = in_gigabytes(arrays + _PROGRAM + window)
-            raise SettingsError(
-                f"case {case_id} needs {needed} of memory, its sums of logits in scratch files; --max-memory allows "
-                f"{max_memory_gb:g} GB"
-            )
-    if total <= left:
-        return WorkingMemory(in_memory=total)
     folder = None if scratch is None else Path(scratch)
-    check_space(Path(folder or tempfile.gettempdir()), total)
-    return WorkingMemory(in_memory=max(0, left) // max(1, sum(f.copies for f in forecasts)), scratch=folder)
+    room, on_disk = IN_MEMORY, 0
+    left = limit - image_bytes - sum(f.arrays for f in forecasts)
+    if left < min(window, total):
+        room, on_disk = Room(largest=LARGEST_IN_MEMORY, scratch=folder), sum(f.image for f in forecasts)
+        without_image = image_bytes + sum(f.without_image for f in forecasts)
+        left = limit - without_image
+        if max_memory_gb is not None and left < min(window, total):
+            needed = in_gigabytes(without_image + _PROGRAM + min(window, total))
+            raise SettingsError(
+                f"case {case_id} needs {needed} of memory with everything in scratch files that can lie there; "
+                f"--max-memory allows {max_memory_gb:g} GB"
+            )
+    on_disk += total if total > left else 0
+    if on_disk:
+        check_space(Path(folder or tempfile.gettempdir()), on_disk)
+    in_memory = total if total <= left else max(0, left) // max(1, sum(f.copies for f in forecasts))
+    return WorkingMemory(in_memory=in_memory, scratch=folder, room=room)
 
 
 def bytes_of(image: Image) -> int:
-    """The image as read and a segmentation of it."""
-    return int(image.array.nbytes + 2 * math.prod(image.geometry.shape))
+    """The image as read, where it is not mapped from its file, and a segmentation of it."""
+    return own_bytes(image.array) + 2 * math.prod(image.geometry.shape)
 
 
 def _usable() -> float:

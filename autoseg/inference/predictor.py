@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from autoseg.arrays import IN_MEMORY, Room
 from autoseg.errors import DatasetError, SettingsError
 from autoseg.image import Image, Segmentation
 from autoseg.inference.compiling import Compiler, compiled
@@ -25,7 +26,7 @@ from autoseg.inference.views import TestTimeAugmentation, views_of
 from autoseg.labels import LabelScheme
 from autoseg.plan import Accumulation, Configuration, Plan
 from autoseg.preprocessing.case import CaseTrace, preprocess_case
-from autoseg.preprocessing.previous_stage import indicators
+from autoseg.preprocessing.previous_stage import with_indicators
 from autoseg.preprocessing.restoring import SlabAxis, restore_slabs
 
 _CERTAIN = 1e4  # a logit whose exponential against its negative is exactly 1 or 0, and that float16 can hold
@@ -182,17 +183,31 @@ class ConfigurationPredictor:
             SettingsError: When a previous stage is missing, or given where there is none; when memory is short.
         """
         memory = memory or self.memory_for(image, case_id)
-        prepared = self.prepare(image, case_id=case_id, previous=previous)
+        prepared = self.prepare(image, case_id=case_id, previous=previous, room=memory.room)
         return self.finish(self.logit_slabs(prepared.channels, memory), prepared.trace, case_id)
 
-    def prepare(self, image: Image, *, case_id: str = "image", previous: Segmentation | None = None) -> PreparedImage:
-        """Preprocess an image; arguments and errors as for :meth:`predict`. Needs no network, so it may run ahead."""
+    def prepare(
+        self,
+        image: Image,
+        *,
+        case_id: str = "image",
+        previous: Segmentation | None = None,
+        room: Room = IN_MEMORY,
+    ) -> PreparedImage:
+        """Preprocess an image; arguments and errors as for :meth:`predict`. Needs no network, so it may run ahead.
+
+        Args:
+            image: As for :meth:`predict`.
+            case_id: Likewise.
+            previous: Likewise.
+            room: Where large arrays lie.
+        """
         self._check_inputs(image, case_id, previous)
-        case = preprocess_case(case_id, image, previous, self.plan, self.configuration)
+        case = preprocess_case(case_id, image, previous, self.plan, self.configuration, room=room)
         channels = case.image
         if previous is not None:
             assert case.segmentation is not None  # it was given
-            channels = np.concatenate([channels, indicators(case.segmentation, self.labels)])
+            channels = with_indicators(channels, case.segmentation, self.labels, room)
         return PreparedImage(case_id=case_id, channels=channels, trace=case.trace)
 
     def logit_slabs(

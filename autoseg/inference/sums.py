@@ -9,19 +9,17 @@ next ones have), however many tiles overlap, and additions happen in the same or
 from __future__ import annotations
 
 import math
-import mmap
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from autoseg.errors import SettingsError
-from autoseg.memory import in_gigabytes
+from autoseg.arrays import IN_MEMORY, Room, let_go, scratch_array
 
 _PIECE = 1 << 24  # logits that leave at once
+_NUMPY_TYPES: dict[torch.dtype, type[np.floating]] = {torch.float32: np.float32, torch.float16: np.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +62,12 @@ class WorkingMemory:
     Args:
         in_memory: Bytes of memory that one set of sums may take.
         scratch: Folder of scratch files; None takes the system's folder for temporary files.
+        room: Where large arrays of the image lie.
     """
 
     in_memory: int
     scratch: Path | None = None
+    room: Room = IN_MEMORY
 
     def columns(self, layout: SumsLayout) -> int | None:
         """Width of the window in front of a scratch file, at least a tile's; None where no file is needed."""
@@ -77,41 +77,6 @@ class WorkingMemory:
         per_column = layout.window_bytes(layout.extent[-1] + 1) - least
         wider = max(0, self.in_memory - least) // per_column
         return min(layout.plane[-1], layout.extent[-1] + wider)
-
-    def scratch_array(self, shape: tuple[int, ...], dtype: torch.dtype) -> ScratchArray:
-        """A tensor in a file.
-
-        Raises:
-            SettingsError: When the disk is too full for it.
-        """
-        return ScratchArray(shape, dtype, Path(self.scratch or tempfile.gettempdir()))
-
-
-class ScratchArray:
-    """A tensor whose values lie in a file that nobody sees.
-
-    Args:
-        shape: Its shape; values are zero at first.
-        dtype: float32 or float16.
-        folder: Where the file lies.
-
-    Raises:
-        SettingsError: When there is no such folder, or the disk is too full.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> None:
-        num_bytes = math.prod(shape) * dtype.itemsize
-        check_space(folder, num_bytes)
-        # Opened, mapped and unlinked at once: whatever happens, nothing stays behind.
-        with tempfile.TemporaryFile(dir=folder, prefix="autoseg-") as file:
-            file.truncate(num_bytes)
-            self._map = mmap.mmap(file.fileno(), num_bytes)
-        self.tensor = torch.frombuffer(self._map, dtype=dtype).reshape(shape)
-
-    def let_go(self) -> None:
-        """Leave the pages to the system, so that the process does not count as holding them; nothing is lost."""
-        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-            self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def in_strips(positions: Sequence[tuple[int, ...]], width: int, columns: int) -> dict[tuple[int, ...], int]:
@@ -194,7 +159,9 @@ class ScratchSums:
         rows, width = layout.plane if len(layout.plane) == 2 else (1, *layout.plane)
         self.tile = (*layout.extent[:1], *(layout.extent[1:-1] or (1,)), layout.extent[-1])
         # A plane with all its outputs lies together, because planes leave as wholes.
-        self.stored = memory.scratch_array((layout.depth, layout.num_outputs, rows, width), layout.dtype)
+        shape = (layout.depth, layout.num_outputs, rows, width)
+        self.file = scratch_array(shape, _NUMPY_TYPES[layout.dtype], memory.scratch)
+        self.stored = torch.from_numpy(self.file)
         self.weights = torch.zeros((layout.depth, rows, width), dtype=layout.dtype)
         window = (layout.num_outputs, *self.tile[:2], columns)
         self.window = torch.zeros(window, dtype=layout.dtype)
@@ -219,11 +186,11 @@ class ScratchSums:
             self._move(None)
         for held in _pieces(start, stop, self.layout):
             weights = self.weights[held].reshape(-1, *self.layout.plane)
-            logits = self.stored.tensor[held].transpose(0, 1)
+            logits = self.stored[held].transpose(0, 1)
             mean = _mean(logits.reshape(len(logits), -1, *self.layout.plane), weights, self.outside)
             weights.zero_()
             yield mean.contiguous()
-        self.stored.let_go()
+        let_go(self.file)
 
     def _move(self, corner: tuple[int, int, int] | None) -> None:
         """Bring the window to another place: rows that it leaves are stored, rows that it meets are read."""
@@ -234,19 +201,19 @@ class ScratchSums:
         shared = max(0, old[1] + height - corner[1]) if old is not None and corner is not None and down else 0
         if old is not None:
             for stored, held in self._parts(old, old[1], old[1] + height - shared):
-                self.stored.tensor[stored[0], :, stored[1], stored[2]].copy_(self.window[held])
+                self.stored[stored[0], :, stored[1], stored[2]].copy_(self.window[held])
         if corner is not None:
             for stored, held in self._parts(corner, corner[1] + shared, corner[1] + height):
                 self._read(stored, self.window[held])
         self.corner = corner
-        self.stored.let_go()
+        let_go(self.file)
 
     def _read(self, stored: tuple[int, slice, slice], out: torch.Tensor) -> None:
         is_known = self.weights[stored] > 0
         if not is_known.any():
             out.zero_()
             return
-        out.copy_(self.stored.tensor[stored[0], :, stored[1], stored[2]])
+        out.copy_(self.stored[stored[0], :, stored[1], stored[2]])
         if not is_known.all():
             out.masked_fill_(~is_known, 0)
 
@@ -275,22 +242,6 @@ def ring(start: int, stop: int, size: int) -> Iterator[tuple[slice, slice]]:
         count = min(stop - index, size - place)
         yield slice(place, place + count), slice(index - start, index - start + count)
         index += count
-
-
-def check_space(folder: Path, num_bytes: int) -> None:
-    """Refuse scratch files that do not fit.
-
-    Raises:
-        SettingsError: Names the folder, what is needed and what is free.
-    """
-    if not folder.is_dir():
-        raise SettingsError(f"--scratch {folder} is not a folder")
-    free = shutil.disk_usage(folder).free
-    if num_bytes > 0.95 * free:
-        raise SettingsError(
-            f"sums of logits need {in_gigabytes(num_bytes)} of scratch files, {folder} has {in_gigabytes(free)} free; "
-            "name another folder with --scratch, or allow more memory with --max-memory"
-        )
 
 
 def _pieces(start: int, stop: int, layout: SumsLayout) -> Iterator[slice]:

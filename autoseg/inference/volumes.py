@@ -17,7 +17,7 @@ from autoseg.inference.predictor import InferenceOptions, logit_slabs, logits_to
 from autoseg.labels import LabelScheme
 from autoseg.networks.base import SegmentationNetwork
 from autoseg.preprocessing.case import PreprocessedCase
-from autoseg.preprocessing.previous_stage import indicators, read_previous
+from autoseg.preprocessing.previous_stage import read_previous, with_indicators
 from autoseg.preprocessing.store import CaseStore
 
 
@@ -81,7 +81,7 @@ def segment_case(
     labels, case = model.record.labels, store.open(case_id).load()
     channels = case.image
     if model.record.configuration.previous_stage is not None:
-        channels = np.concatenate([channels, indicators(read_previous(previous[case_id], channels.shape[1:]), labels)])
+        channels = with_indicators(channels, read_previous(previous[case_id], channels.shape[1:]), labels)
     return case, np.concatenate([segment(slab, labels) for slab in logit_slabs([model], channels, options)])
 
 

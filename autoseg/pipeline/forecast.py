@@ -30,6 +30,7 @@ _PARENT_BYTES = 150 * 2**20  # measured: the command itself, and the server proc
 _WORKER_BYTES = 80 * 2**20  # measured: a worker that has imported everything
 _COMPRESSED = 0.9  # of float32 with 16 significant bits, by LZ4 with shuffled bytes; noise compresses no better
 _CONVOLUTION_SHARE = 0.8  # of a matrix product's speed: measured, float32 training steps of a U-Net with 32 features
+_AUTOMATIC_SHARE = 0.7  # of what is free that preparation may take where it would need more
 _MATRIX = 512  # edge of the matrices that are multiplied
 
 
@@ -61,6 +62,8 @@ class Forecast:
         memory_available: What is left now; None if unknown.
         disk_free: Of the workspace's file system.
         configurations: One entry each.
+        memory_limit: What preparation may take; None where it is not limited, and nothing goes to scratch files.
+        scratch_bytes: Scratch files at the peak, all processes together, where memory is limited.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -69,6 +72,8 @@ class Forecast:
     memory_available: int | None
     disk_free: int
     configurations: tuple[ConfigurationForecast, ...]
+    memory_limit: int | None = None
+    scratch_bytes: int = 0
 
     @property
     def disk_bytes(self) -> int:
@@ -78,10 +83,11 @@ class Forecast:
     def warnings(self) -> list[str]:
         """What will probably fail."""
         found = []
-        if self.disk_bytes > self.disk_free:
+        needed = self.disk_bytes + self.scratch_bytes
+        if needed > self.disk_free:
             found.append(
-                f"the disk will be full: {in_gigabytes(self.disk_bytes)} are needed, {in_gigabytes(self.disk_free)} "
-                "are free. Put the workspace elsewhere (-w), or prepare fewer configurations (--configurations)"
+                f"the disk will be full: {in_gigabytes(needed)} are needed, {in_gigabytes(self.disk_free)} are free. "
+                "Put the workspace elsewhere (-w), or prepare fewer configurations (--configurations)"
             )
         if self.memory_available is not None and self.memory_bytes > self.memory_available:
             found.append(
@@ -99,6 +105,7 @@ def make_forecast(
     *,
     workers: int,
     has_gpu: bool,
+    max_memory_gb: float | None = None,
 ) -> Forecast:
     """Forecast from shapes, and from one short measurement where processors will train.
 
@@ -109,6 +116,7 @@ def make_forecast(
         folder: Where the workspace lies.
         workers: Worker processes of the preparation; 0 works in the command's own.
         has_gpu: Whether a GPU will train.
+        max_memory_gb: What preparation may take; None takes most of what is free where that is too little.
     """
     num_channels = len(plan.channels)
     speed = None if has_gpu else _multiplications_per_second()
@@ -128,12 +136,19 @@ def make_forecast(
             )
         )
     largest = max(_peak_bytes(case, plan, configurations) for case in fingerprint.cases)
+    needed = _PARENT_BYTES + max(1, workers) * (_WORKER_BYTES + largest)
+    available = memory_state().available
+    limit = None if max_memory_gb is None else int(max_memory_gb * 10**9)
+    if limit is None and available is not None and needed > available:
+        limit = int(_AUTOMATIC_SHARE * available)
     return Forecast(
         workers=workers,
-        memory_bytes=_PARENT_BYTES + max(1, workers) * (_WORKER_BYTES + largest),
-        memory_available=memory_state().available,
+        memory_bytes=needed if limit is None else min(needed, limit),
+        memory_available=available,
         disk_free=shutil.disk_usage(folder).free,
         configurations=tuple(made),
+        memory_limit=limit if limit is not None and needed > limit else None,
+        scratch_bytes=2 * max(1, workers) * largest if limit is not None and needed > limit else 0,
     )
 
 
@@ -142,6 +157,7 @@ def tell_forecast(forecast: Forecast, progress: Progress) -> None:
     progress.message(
         f"forecast: {in_gigabytes(forecast.memory_bytes)} of memory for preparation, "
         f"{in_gigabytes(forecast.disk_bytes)} on the disk"
+        + (f", and up to {in_gigabytes(forecast.scratch_bytes)} of scratch files" if forecast.scratch_bytes else "")
     )
     hours = [(c.name, c.hours_per_fold) for c in forecast.configurations if c.hours_per_fold is not None]
     if hours:

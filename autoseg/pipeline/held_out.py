@@ -23,7 +23,7 @@ from autoseg.pipeline.cascade import hand_over, is_handed_over, next_stages
 from autoseg.pipeline.prepare import preprocessing_digest
 from autoseg.plan import Plan
 from autoseg.preprocessing.case import preprocess_case
-from autoseg.preprocessing.previous_stage import indicators, read_previous
+from autoseg.preprocessing.previous_stage import read_previous, with_indicators
 from autoseg.progress import Progress
 from autoseg.receipt import complete, digest_files, is_intact
 from autoseg.splits import Fold
@@ -125,12 +125,13 @@ def _score(case: Case, job: TrainingJob) -> tuple[CaseScore, ...]:
 
 def _predict_case(case: Case, predictor: ConfigurationPredictor, job: TrainingJob) -> None:
     image = read_image(case.images, frame=case.frame)
-    prepared = preprocess_case(case.id, image, None, job.plan, predictor.configuration)
+    memory = predictor.memory_for(image, case.id)
+    prepared = preprocess_case(case.id, image, None, job.plan, predictor.configuration, room=memory.room)
     channels = prepared.image
     if job.configuration.previous_stage is not None:
         previous = read_previous(job.previous[case.id], channels.shape[1:])
-        channels = np.concatenate([channels, indicators(previous, job.plan.labels)])
-    slabs = predictor.logit_slabs(channels, predictor.memory_for(image, case.id))
+        channels = with_indicators(channels, previous, job.plan.labels, memory.room)
+    slabs = predictor.logit_slabs(channels, memory)
     if next_stages(job.plan, job.configuration.name):
         logits = np.concatenate(list(slabs), axis=1)  # of the coarse stage of a cascade
         hand_over(job, case.id, logits, prepared.trace)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,22 +12,27 @@ from typing import Literal, Self
 
 import numpy as np
 
+from autoseg.arrays import Room, let_go, own_bytes
 from autoseg.errors import AutosegError, DatasetError, SettingsError
 from autoseg.evaluation.trust import CaseQuality, ExpectedOverlap, judge, label_facts
 from autoseg.geometry import Geometry, directions_of
-from autoseg.image import Image, Segmentation, read_header
+from autoseg.image import Image, Segmentation, bytes_when_read, read_header
 from autoseg.inference.ensemble import Member, combine
 from autoseg.inference.export import Prediction, decide_labels
-from autoseg.inference.memory import CasesForecast, bytes_of, working_memory
+from autoseg.inference.memory import CasesForecast, working_memory
 from autoseg.inference.predictor import FAST, ConfigurationPredictor, InferenceOptions, PreparedImage
 from autoseg.inference.refinement import calibrated, refined, total_variation, watched
 from autoseg.inference.region import foreground_region
 from autoseg.inference.sums import WorkingMemory
 from autoseg.pipeline.model_choice import ModelChoice, choose_models
 from autoseg.pipeline.model_file import opened_model
-from autoseg.postprocessing.steps import apply_postprocessing
+from autoseg.postprocessing.steps import apply_postprocessing, is_pointwise, works_on_probabilities
 from autoseg.preprocessing.case import CaseTrace
 from autoseg.workspace import Workspace
+
+_COPIES_REFINED = (
+    3  # of all probabilities, where postprocessing needs them at once: as they were, changed, and on the way
+)
 
 
 class Predictor:
@@ -108,7 +113,7 @@ class Predictor:
             image = self._as_image(image, spacing)
         memory = self._memory(image, case_id)
         first = {m.first or m.predictor for m in self._members} | ({self._region} if self._region else set())
-        known = {predictor: predictor.prepare(image, case_id=case_id) for predictor in first}
+        known = {predictor: predictor.prepare(image, case_id=case_id, room=memory.room) for predictor in first}
         return PreparedCase(case_id=case_id, image=image, memory=memory, known=known)
 
     def predict(
@@ -242,12 +247,13 @@ class Predictor:
         if predictor not in kept:
             prepared = case.known.get(predictor)
             if prepared is None:
-                prepared = predictor.prepare(case.image, case_id=case.case_id, previous=previous)
+                prepared = predictor.prepare(case.image, case_id=case.case_id, previous=previous, room=case.memory.room)
             whole = predictor in coarse
             slabs = predictor.logit_slabs(prepared.channels, case.memory, region=None if whole else region)
             if not whole:
                 return predictor.finish(slabs, prepared.trace, case.case_id)
-            kept[predictor] = _KeptLogits(logits=np.concatenate(list(slabs), axis=1), trace=prepared.trace)
+            shape = prepared.trace.resampled_shape
+            kept[predictor] = _KeptLogits(logits=_gathered(slabs, shape, case.memory.room), trace=prepared.trace)
         known = kept[predictor]
         return predictor.finish(iter([known.logits]), known.trace, case.case_id)
 
@@ -274,16 +280,17 @@ class Predictor:
             if path.is_dir():  # a series of slices: all of them would have to be opened
                 continue
             try:
-                grid = read_header(path).geometry
+                header = read_header(path)
             except AutosegError:
                 continue
+            grid = header.geometry
             if grid.ndim != len(self.plan.transpose):
                 continue
             needs = [p.forecast_grid(grid.shape, grid.spacing) for p in self._all_predictors()]
             found = CasesForecast(
                 name=path.name,
                 shape=grid.shape,
-                image_bytes=(4 * len(self.plan.channels) + 2) * math.prod(grid.shape),
+                image_bytes=bytes_when_read(path, header) * len(self.plan.channels) + self._beside(grid.shape),
                 needs=tuple(needs),
                 max_memory_gb=self.options.max_memory_gb,
                 scratch=self.options.scratch,
@@ -301,11 +308,18 @@ class Predictor:
     def _memory(self, image: Image, case_id: str) -> WorkingMemory:
         return working_memory(
             [predictor.forecast(image) for predictor in self._all_predictors()],
-            bytes_of(image),
+            own_bytes(image.array) + self._beside(image.geometry.shape),
             max_memory_gb=self.options.max_memory_gb,
             scratch=self.options.scratch,
             case_id=case_id,
         )
+
+    def _beside(self, shape: Sequence[int]) -> int:
+        """Bytes of the segmentation, and of all probabilities where postprocessing needs them at once."""
+        steps = self.ensemble.postprocessing
+        at_once = works_on_probabilities(steps) and not is_pointwise(steps)
+        gathered = 4 * _COPIES_REFINED * self.plan.labels.num_outputs if at_once else 0
+        return (2 + gathered) * math.prod(shape)
 
     def _as_image(self, array: np.ndarray, spacing: Sequence[float] | None) -> Image:
         ndim = len(self.plan.transpose)
@@ -364,6 +378,18 @@ class _KeptLogits:
 
     logits: np.ndarray
     trace: CaseTrace
+
+
+def _gathered(parts: Iterator[np.ndarray], shape: tuple[int, ...], room: Room) -> np.ndarray:
+    """Consecutive planes (k, n, ...) as one array."""
+    start, whole = 0, np.empty(0)
+    for part in parts:
+        if not start:
+            whole = room.empty((len(part), *shape), part.dtype)
+        whole[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
+        let_go(whole)
+    return whole
 
 
 def _opened(path: Path) -> AbstractContextManager[Workspace | Path]:

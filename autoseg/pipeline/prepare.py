@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autoseg.arrays import IN_MEMORY, Room
 from autoseg.atomic import remove_leftovers
 from autoseg.check import CheckReport, check_dataset
 from autoseg.codec import digest, is_as_written, read_json, write_json
@@ -23,7 +24,7 @@ from autoseg.memory import memory_state
 from autoseg.parallel import WorkerPool, default_workers
 from autoseg.pipeline.checking import measure_cases, with_voxel_problems
 from autoseg.pipeline.folds import settle_folds
-from autoseg.pipeline.forecast import make_forecast, tell_forecast
+from autoseg.pipeline.forecast import Forecast, make_forecast, tell_forecast
 from autoseg.pipeline.intensities import parse_intensities, resolve_references
 from autoseg.pipeline.laterality import keep_sides_apart
 from autoseg.pipeline.measuring import MeasuredSizer, fit_to_memory
@@ -38,6 +39,7 @@ from autoseg.workspace import Workspace
 
 _PLAN_WAIT_SECONDS = 30.0  # for a train command that adds a variant at this moment
 _WORK = ("autoseg.measurement", "autoseg.preprocessing.job", "scipy.ndimage", "blosc2")  # what workers import
+_ARRAYS_AT_ONCE = 16  # of a case, the largest of its kind, beside those of a slab
 _KEPT_SHARE = 0.2  # of the free memory, for cases that wait between being measured and being preprocessed
 
 
@@ -59,6 +61,8 @@ def plan_and_preprocess(
     split: SplitRule | None = None,
     intensities: Sequence[str] = (),
     measure_on: str | None = None,
+    max_memory_gb: float | None = None,
+    scratch: Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Workspace:
@@ -86,6 +90,9 @@ def plan_and_preprocess(
             :func:`~autoseg.pipeline.intensities.parse_intensities`.
         measure_on: Device on which a training step of every configuration is measured against the memory, so that
             what does not fit is made smaller; None trusts the planner.
+        max_memory_gb: What preparation may take, all processes together; large arrays go to scratch files, and there
+            are no more workers than one per GB. None limits it only where it would need more than is free.
+        scratch: Folder of scratch files; None takes the workspace.
         workers: Worker processes; None takes one per processor, 0 works in this process.
         progress: Told what happens; None logs.
 
@@ -100,6 +107,8 @@ def plan_and_preprocess(
     folder = source.root / "autoseg" if workspace is None else Path(workspace)
     source = as_given_before(source, folder)
     workers = default_workers() if workers is None else workers
+    if max_memory_gb is not None:
+        workers = min(workers, max(1, int(max_memory_gb)))
     loaded = load_dataset(source)
     chosen = PLANNERS.get(planner, allow_reference=True)()  # before any work: a typo should not cost minutes
     request = request_network(network, network_options, variant, patch=patch, bases=bases)
@@ -118,7 +127,7 @@ def plan_and_preprocess(
             slices=request_slices(slices, slice_axes, configurations or bases, known),
         )
         with WorkerPool(min(workers, len(loaded.training))) as pool, _closing_kept_cases():
-            fingerprint = _check_and_measure(loaded, space, pool, progress)
+            fingerprint = _check_and_measure(loaded, space, pool, progress, max_memory_gb)
             plan = _plan(loaded, space, fingerprint, chosen, budget, progress)
             if measure_on is not None:
                 fit_to_memory(space, MeasuredSizer(loaded, fingerprint, chosen, budget, measure_on), progress)
@@ -129,7 +138,8 @@ def plan_and_preprocess(
             wanted = [plan.configuration(name) for name in configurations] if configurations else plan.configurations
             for warning in memory_warnings(plan, [configuration.name for configuration in wanted]):
                 progress.message(f"warning: {space.plan_path}: {warning}")
-            _preprocess(loaded, space, plan, wanted, fingerprint, pool, progress)
+            limits = _Limits(max_memory_gb=max_memory_gb, scratch=scratch)
+            _preprocess(loaded, space, plan, wanted, fingerprint, pool, progress, limits)
     return space
 
 
@@ -160,7 +170,9 @@ def case_digest(case: Case) -> str:
     return digest([*([path, state.st_size, state.st_mtime_ns] for path, state in states), *frame])
 
 
-def _check_and_measure(dataset: Dataset, space: Workspace, pool: WorkerPool, progress: Progress) -> Fingerprint:
+def _check_and_measure(
+    dataset: Dataset, space: Workspace, pool: WorkerPool, progress: Progress, max_memory_gb: float | None
+) -> Fingerprint:
     """Look at headers and voxels, tell all problems at once, and measure; nothing is read again for a known dataset.
 
     Raises:
@@ -178,7 +190,10 @@ def _check_and_measure(dataset: Dataset, space: Workspace, pool: WorkerPool, pro
         progress.message(f"fingerprint: unchanged, {space.fingerprint_path}")
         return known
     cases = [case for case in dataset.training if case.id not in report.unusable_cases]
-    kept_bytes = int((memory_state().available or 0) * _KEPT_SHARE)
+    usable = memory_state().available or 0
+    if max_memory_gb is not None:
+        usable = min(usable, int(max_memory_gb * 10**9))
+    kept_bytes = int(usable * _KEPT_SHARE)
     measured = measure_cases(dataset, cases, report.majority_orientation, pool, progress, kept_bytes=kept_bytes)
     report = with_voxel_problems(report, measured)
     write_json(report, space.check_path)
@@ -253,6 +268,21 @@ def _merge_with_known(plan: Plan, space: Workspace, progress: Progress) -> Plan:
     return plan
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limits:
+    """What preparation may take."""
+
+    max_memory_gb: float | None
+    scratch: Path | None
+
+    def room(self, forecast: Forecast, folder: Path) -> Room:
+        """Where a worker's large arrays lie: in memory as long as all that exist at once fit into its share."""
+        if forecast.memory_limit is None:
+            return IN_MEMORY
+        share = forecast.memory_limit // max(1, forecast.workers)
+        return Room(largest=share // _ARRAYS_AT_ONCE, scratch=self.scratch or folder)
+
+
 def _preprocess(
     dataset: Dataset,
     space: Workspace,
@@ -261,6 +291,7 @@ def _preprocess(
     fingerprint: Fingerprint,
     pool: WorkerPool,
     progress: Progress,
+    limits: _Limits,
 ) -> None:
     """Preprocess what is missing or made from something else; a case is read once for all configurations."""
     by_folder = {c.data: c for c in reversed(configurations)}
@@ -280,12 +311,22 @@ def _preprocess(
             replaced |= {t.configuration.data for t in missing if is_there(t.folder, case.id)}
     names = ", ".join(made_from)
     has_gpu = shutil.which("nvidia-smi") is not None
-    forecast = make_forecast(plan, configurations, fingerprint, space.root, workers=pool.workers, has_gpu=has_gpu)
+    forecast = make_forecast(
+        plan,
+        configurations,
+        fingerprint,
+        space.root,
+        workers=pool.workers,
+        has_gpu=has_gpu,
+        max_memory_gb=limits.max_memory_gb,
+    )
     write_json(forecast, space.forecast_path)
     if not jobs:
         progress.message(f"{names}: all {len(dataset.training)} cases are preprocessed")
         return
     tell_forecast(forecast, progress)
+    room = limits.room(forecast, space.root)
+    jobs = [replace(job, room=room) for job in jobs]
     with _keep_training_away(space, plan, replaced, progress):
         done = pool.map(preprocess_file, jobs, label=lambda job: job.case.id, home=lambda job: job.case.id)
         for _ in progress.track(done, total=len(jobs), description=f"preprocessing {names}"):

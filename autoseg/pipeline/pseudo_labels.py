@@ -16,7 +16,7 @@ from autoseg.dataset import load_dataset
 from autoseg.errors import MissingArtifactError, SettingsError
 from autoseg.inference.model import TrainedModel, load_model
 from autoseg.inference.predictor import InferenceOptions, logit_slabs, logits_to_probabilities
-from autoseg.preprocessing.previous_stage import indicators, read_previous
+from autoseg.preprocessing.previous_stage import read_previous, with_indicators
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import Progress
 from autoseg.receipt import complete, is_intact
@@ -98,7 +98,7 @@ def _label(
     channels = case.image
     if job.configuration.previous_stage is not None:
         previous = read_previous(job.previous[case_id], channels.shape[1:])
-        channels = np.concatenate([channels, indicators(previous, labels)])
+        channels = with_indicators(channels, previous, labels)
     slabs = logit_slabs([model], channels, InferenceOptions(device=job.device))
     probabilities = np.concatenate([logits_to_probabilities(slab, labels) for slab in slabs], axis=1)
     completed = complete_segmentation(

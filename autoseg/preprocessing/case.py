@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg.arrays import IN_MEMORY, Room, let_go, slabs
 from autoseg.errors import DatasetError
 from autoseg.geometry import BoundingBox, Geometry, Reorientation
 from autoseg.image import Image, Segmentation
 from autoseg.plan import Configuration, NormalizationPlan, Plan, ResamplingPlan
-from autoseg.preprocessing.crop import OUTSIDE, crop_to_nonzero
+from autoseg.preprocessing.crop import OUTSIDE, crop_to_nonzero, nonzero_box
 from autoseg.preprocessing.foreground import foreground_positions
 from autoseg.preprocessing.normalization import normalize
 from autoseg.preprocessing.resampling import resample_image, resample_segmentation, resampled_shape
@@ -102,6 +103,8 @@ def preprocess_case(
     segmentation: Segmentation | None,
     plan: Plan,
     configuration: Configuration,
+    *,
+    room: Room = IN_MEMORY,
 ) -> PreprocessedCase:
     """Prepare a case for one configuration, with the arrays that nnU-Net's preprocessor gives.
 
@@ -111,13 +114,14 @@ def preprocess_case(
         segmentation: Labels on the same grid, or None at prediction.
         plan: Orientation, transposition and labels.
         configuration: Spacing, normalization and interpolation orders.
+        room: Where large arrays lie.
 
     Raises:
         DatasetError: When the image does not fit the plan or the segmentation does not fit the image.
         PlanError: When the plan contradicts itself.
     """
-    normalized = normalize_case(case_id, image, segmentation, plan, configuration.normalization)
-    return resample_case(normalized, plan, configuration)
+    normalized = normalize_case(case_id, image, segmentation, plan, configuration.normalization, room=room)
+    return resample_case(normalized, plan, configuration, room=room)
 
 
 def normalize_case(
@@ -128,6 +132,7 @@ def normalize_case(
     normalization: Sequence[NormalizationPlan],
     *,
     cache: Path | None = None,
+    room: Room = IN_MEMORY,
 ) -> NormalizedCase:
     """The first half of :func:`preprocess_case`, which configurations with the same normalization share.
 
@@ -138,6 +143,7 @@ def normalize_case(
         plan: Orientation, transposition and labels.
         normalization: One entry per channel.
         cache: Folder for what takes minutes; see :func:`~autoseg.preprocessing.normalization.normalize`.
+        room: Where large arrays lie.
 
     Raises:
         DatasetError: When the image does not fit the plan or the segmentation does not fit the image.
@@ -148,7 +154,7 @@ def normalize_case(
     channels = _align(image.array, stored, worked, plan.transpose)
     labels = None if segmentation is None else _align(segmentation.array, stored, worked, plan.transpose)
     turned = Reorientation.between(stored, worked).apply_to_geometry(image.geometry)
-    normalized, cropped_labels, box = _crop_and_normalize(case_id, channels, labels, normalization, cache)
+    normalized, cropped_labels, box = _crop_and_normalize(case_id, channels, labels, normalization, cache, room)
     return NormalizedCase(
         id=case_id,
         image=normalized,
@@ -161,13 +167,16 @@ def normalize_case(
     )
 
 
-def resample_case(case: NormalizedCase, plan: Plan, configuration: Configuration) -> PreprocessedCase:
+def resample_case(
+    case: NormalizedCase, plan: Plan, configuration: Configuration, *, room: Room = IN_MEMORY
+) -> PreprocessedCase:
     """The second half of :func:`preprocess_case`: bring a case to the spacing of a configuration.
 
     Args:
         case: Cropped and normalized; not modified, but shared where nothing is to be resampled.
         plan: Transposition and labels.
         configuration: Spacing and interpolation orders.
+        room: Where large arrays lie.
     """
     wanted = target_spacing(case.spacing, configuration)
     trace = CaseTrace(
@@ -181,10 +190,10 @@ def resample_case(case: NormalizedCase, plan: Plan, configuration: Configuration
         resampled_shape=resampled_shape(case.box.shape, spacing=case.spacing, new_spacing=wanted),
         resampled_spacing=wanted,
     )
-    resampled = _resample_image(case.image, trace, configuration.resampling)
+    resampled = _resample_image(case.image, trace, configuration.resampling, room)
     if case.segmentation is None:
         return PreprocessedCase(id=case.id, image=resampled, segmentation=None, foreground=(), trace=trace)
-    resampled_labels = _resample_segmentation(case.segmentation, trace, configuration.resampling)
+    resampled_labels = _resample_segmentation(case.segmentation, trace, configuration.resampling, room)
     foreground = foreground_positions(resampled_labels, plan.labels)
     return PreprocessedCase(
         id=case.id, image=resampled, segmentation=resampled_labels, foreground=foreground, trace=trace
@@ -215,23 +224,32 @@ def _crop_and_normalize(
     labels: np.ndarray | None,
     plans: Sequence[NormalizationPlan],
     cache: Path | None,
+    room: Room,
 ) -> tuple[np.ndarray, np.ndarray | None, BoundingBox]:
     if labels is None and not any(plan.use_mask for plan in plans):
         # Only the box is asked for; holes in the mask do not change it, and finding them takes memory and time.
-        box = BoundingBox.around((channels != 0).any(axis=0))
+        box = nonzero_box(channels)
         cropped, outside = channels[(slice(None), *box.slices)], np.broadcast_to(np.False_, box.shape)
         cropped_labels = None
     else:
-        cropped, marked, box = crop_to_nonzero(channels, labels)
-        outside = marked == OUTSIDE
+        cropped, marked, box = crop_to_nonzero(channels, labels, room)
+        outside = _equal(marked, OUTSIDE, room)
         cropped_labels = None if labels is None else marked
     try:
-        return normalize(cropped, plans, outside, cache=cache), cropped_labels, box
+        return normalize(cropped, plans, outside, cache=cache, room=room), cropped_labels, box
     except DatasetError as error:
         raise DatasetError(f"case {case_id}: {error}") from None
 
 
-def _resample_image(array: np.ndarray, trace: CaseTrace, orders: ResamplingPlan) -> np.ndarray:
+def _equal(array: np.ndarray, value: int, room: Room) -> np.ndarray:
+    found = room.empty(array.shape, bool)
+    for part in slabs(array.shape):
+        np.equal(array[part], value, out=found[part])
+        let_go(array, found)
+    return found
+
+
+def _resample_image(array: np.ndarray, trace: CaseTrace, orders: ResamplingPlan, room: Room) -> np.ndarray:
     return resample_image(
         array,
         trace.resampled_shape,
@@ -240,10 +258,11 @@ def _resample_image(array: np.ndarray, trace: CaseTrace, orders: ResamplingPlan)
         order=orders.image_order,
         order_z=orders.order_z,
         force_separate_z=orders.force_separate_z,
+        room=room,
     )
 
 
-def _resample_segmentation(array: np.ndarray, trace: CaseTrace, orders: ResamplingPlan) -> np.ndarray:
+def _resample_segmentation(array: np.ndarray, trace: CaseTrace, orders: ResamplingPlan, room: Room) -> np.ndarray:
     return resample_segmentation(
         array,
         trace.resampled_shape,
@@ -252,6 +271,7 @@ def _resample_segmentation(array: np.ndarray, trace: CaseTrace, orders: Resampli
         order=orders.segmentation_order,
         order_z=orders.order_z,
         force_separate_z=orders.force_separate_z,
+        room=room,
     )
 
 

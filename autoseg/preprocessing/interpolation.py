@@ -14,6 +14,8 @@ from typing import Literal, cast
 
 import numpy as np
 
+from autoseg.arrays import IN_MEMORY, Room, let_go
+
 _BLOCK_ROWS = 32  # fastest of 32, 64, 128 and all on volumes of 256 voxels per edge
 _NEGLIGIBLE = 1e-12  # weights below it cannot be seen in float32
 _SLAB_VOXELS = 2**20  # intermediate results stay near the processor
@@ -81,7 +83,9 @@ def matrix_blocks(old: int, new: int, order: int, precision: Precision) -> tuple
     return tuple(blocks)
 
 
-def resize_planes(volume: np.ndarray, shape: tuple[int, int], *, order: int, precision: Precision) -> np.ndarray:
+def resize_planes(
+    volume: np.ndarray, shape: tuple[int, int], *, order: int, precision: Precision, room: Room = IN_MEMORY
+) -> np.ndarray:
     """Interpolate the last two axes.
 
     Args:
@@ -89,13 +93,14 @@ def resize_planes(volume: np.ndarray, shape: tuple[int, int], *, order: int, pre
         shape: New (y, x).
         order: Spline order.
         precision: Type to compute in and to return.
+        room: Where the result lies.
 
     Returns:
         (n, *shape); the volume itself where there is nothing to do.
     """
     if volume.shape[1:] == shape and volume.dtype == precision:
         return volume
-    resized = np.empty((len(volume), *shape), dtype=precision)
+    resized = room.empty((len(volume), *shape), precision)
     step = max(1, _SLAB_VOXELS // (volume.shape[1] * volume.shape[2]))
     # The axis that shrinks more goes first, so that the other one has less to do.
     axes = (1, 2) if shape[0] * volume.shape[2] < shape[1] * volume.shape[1] else (2, 1)
@@ -104,6 +109,7 @@ def resize_planes(volume: np.ndarray, shape: tuple[int, int], *, order: int, pre
         for axis in axes:
             slab = _resize_axis(slab, shape[axis - 1], axis=axis, order=order, precision=precision)
         resized[start : start + step] = slab
+        let_go(volume, resized)
     return resized
 
 
@@ -128,6 +134,7 @@ def resize_depth(
         needed = np.ascontiguousarray(volume[block.columns], dtype=precision)
         part = (block.weights @ needed.reshape(len(needed), -1)).reshape(-1, *volume.shape[1:])
         out[block.rows] = part if finish is None else finish(part)
+        let_go(volume, out)
 
 
 def nearest_planes(old: int, new: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from autoseg.arrays import IN_MEMORY, Room
 from autoseg.dataset import Case
 from autoseg.dataset.kept import KEPT_CASES
 from autoseg.image import read_image, read_segmentation
@@ -42,12 +43,14 @@ class PreprocessJob:
         plan: The plan.
         targets: What to make of it.
         cache: Folder for what takes minutes to compute; None has none.
+        room: Where large arrays lie.
     """
 
     case: Case
     plan: Plan
     targets: tuple[PreprocessTarget, ...]
     cache: Path | None = None
+    room: Room = IN_MEMORY
 
 
 def preprocess_file(job: PreprocessJob) -> str:
@@ -62,7 +65,7 @@ def preprocess_file(job: PreprocessJob) -> str:
     for normalization, alike in _grouped(job.targets, lambda c: c.normalization):
         normalized = _read_and_normalize(job, normalization)
         for _, same in _grouped(alike, partial(_resampling_of, normalized)):
-            case = resample_case(normalized, job.plan, same[0].configuration)
+            case = resample_case(normalized, job.plan, same[0].configuration, room=job.room)
             for target in same:
                 write_case(case, target.folder, patch_size=target.configuration.patch_size, digest=target.digest)
     return job.case.id
@@ -72,13 +75,13 @@ def _read_and_normalize(job: PreprocessJob, normalization: Sequence[Normalizatio
     """In a function of its own, so that nothing keeps the image as read while the rest is done."""
     kept = KEPT_CASES.take(job.case)
     if kept is not None:
-        return normalize_case(job.case.id, *kept, job.plan, normalization, cache=job.cache)
+        return normalize_case(job.case.id, *kept, job.plan, normalization, cache=job.cache, room=job.room)
     case = job.case
     segmentation = None if case.label is None else read_segmentation(case.label, frame=case.frame)
     if segmentation is not None:
         segmentation = replace(segmentation, array=job.plan.labels.without_aliases(segmentation.array))
     image = read_image(case.images, frame=case.frame)
-    return normalize_case(job.case.id, image, segmentation, job.plan, normalization, cache=job.cache)
+    return normalize_case(job.case.id, image, segmentation, job.plan, normalization, cache=job.cache, room=job.room)
 
 
 def _resampling_of(case: NormalizedCase, configuration: Configuration) -> tuple[object, ...]:

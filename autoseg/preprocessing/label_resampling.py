@@ -13,6 +13,8 @@ from itertools import product
 
 import numpy as np
 
+from autoseg.arrays import IN_MEMORY, Room, let_go
+
 _SLAB_VOXELS = 2**21
 
 
@@ -67,24 +69,28 @@ class AxisTaps:
         return [(self.lower[position], weight), (self.upper[position], 1.0 - weight)]
 
 
-def resample_labels(labels: np.ndarray, taps: tuple[AxisTaps, AxisTaps, AxisTaps]) -> np.ndarray:
+def resample_labels(
+    labels: np.ndarray, taps: tuple[AxisTaps, AxisTaps, AxisTaps], room: Room = IN_MEMORY
+) -> np.ndarray:
     """Give every new voxel the label with the largest interpolated score.
 
     Args:
         labels: (z, y, x), an integer type; not modified.
         taps: Per axis, where the new voxels lie.
+        room: Where the result lies.
 
     Returns:
         Labels on the new grid, in the same type.
     """
     shape = tuple(len(t.nearest) for t in taps)
-    resampled = np.empty(shape, dtype=labels.dtype)
+    resampled = room.empty(shape, labels.dtype)
     step = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
     for start in range(0, shape[0], step):
         rows = slice(start, start + step)
         part = taps[0].part(rows)
         first, last = int(part.lower[0]), int(part.upper[-1]) + 1
         _resample_slab(labels[first:last], (part.moved(-first), taps[1], taps[2]), resampled[rows])
+        let_go(labels, resampled)
     return resampled
 
 

@@ -5,12 +5,13 @@ A scheme is one function that changes a channel in place. It runs on the origina
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from autoseg.arrays import IN_MEMORY, Room, let_go, slabs
 from autoseg.errors import DatasetError, PlanError
 from autoseg.plan import NormalizationPlan
 from autoseg.preprocessing.crop import nonzero_mask
@@ -19,6 +20,7 @@ from autoseg.registry import Registry
 
 _SMALLEST_SCALE = 1e-8  # divides what has no contrast
 _CHUNK = 2**20
+_GATHERED = 2**26  # voxels of a channel up to which those inside a mask are gathered
 
 
 class Normalization(Protocol):
@@ -49,7 +51,12 @@ NORMALIZATIONS: Registry[Normalization] = Registry(
 
 
 def normalize(
-    image: np.ndarray, plans: Sequence[NormalizationPlan], outside: np.ndarray, *, cache: Path | None = None
+    image: np.ndarray,
+    plans: Sequence[NormalizationPlan],
+    outside: np.ndarray,
+    *,
+    cache: Path | None = None,
+    room: Room = IN_MEMORY,
 ) -> np.ndarray:
     """Normalize every channel as planned.
 
@@ -58,6 +65,7 @@ def normalize(
         plans: One entry per channel.
         outside: Boolean (z, y, x) or (y, x): voxels that hold neither intensity nor label.
         cache: Folder for what takes minutes, the fields of bias-field correction; None remembers the last few.
+        room: Where the result lies.
 
     Returns:
         A contiguous float32 array of the same shape.
@@ -70,7 +78,10 @@ def normalize(
         raise PlanError(f"the plan normalizes {len(plans)} channel(s), the image has {len(image)}")
     # Not ``outside``, which knows labels: at prediction there are none, and the result must be the same.
     empty = ~nonzero_mask(image) if any(plan.contrast is not None for plan in plans) else outside
-    normalized = np.array(image, dtype=np.float32, order="C")
+    normalized = room.empty(image.shape, np.float32)
+    for part in slabs(image.shape[1:]):
+        normalized[:, part] = image[:, part]
+        let_go(image, normalized)
     for channel, plan in zip(normalized, plans, strict=True):
         if plan.bias_field is not None:
             correct_bias_field(channel, plan.bias_field, cache=cache)
@@ -79,6 +90,7 @@ def normalize(
         NORMALIZATIONS.get(plan.scheme)(channel, plan, outside)
         if plan.contrast is not None:
             equalize_contrast(channel, plan.contrast, empty)
+        let_go(normalized)
     return normalized
 
 
@@ -89,6 +101,9 @@ def zscore(channel: np.ndarray, plan: NormalizationPlan, outside: np.ndarray) ->
     """
     if not plan.use_mask:
         _standardize(channel)
+        return
+    if channel.size > _GATHERED:
+        _standardize_by_parts(channel, outside)
         return
     inside = ~outside
     values = channel[inside]
@@ -152,6 +167,29 @@ def _standardize(values: np.ndarray) -> None:
     mean, deviation = _mean_and_deviation(values)
     values -= np.float32(mean)
     values /= np.float32(max(deviation, _SMALLEST_SCALE))
+
+
+def _standardize_by_parts(channel: np.ndarray, outside: np.ndarray) -> None:
+    """The same for the voxels inside of a large channel, which are never gathered."""
+    parts = list(slabs(channel.shape))
+
+    def inside() -> Iterator[np.ndarray]:
+        for part in parts:
+            yield channel[part][~outside[part]].astype(np.float64)
+            let_go(channel, outside)
+
+    count, total = 0, 0.0
+    for values in inside():
+        count, total = count + values.size, total + float(values.sum())
+    if not count:
+        return
+    mean = total / count
+    squares = sum(float(np.square(values - mean).sum()) for values in inside())
+    scale = np.float32(max((squares / count) ** 0.5, _SMALLEST_SCALE))
+    for part in parts:
+        mask = ~outside[part]
+        channel[part][mask] = (channel[part][mask] - np.float32(mean)) / scale
+        let_go(channel, outside)
 
 
 def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:

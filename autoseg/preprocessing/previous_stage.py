@@ -9,6 +9,7 @@ from typing import Any
 import blosc2
 import numpy as np
 
+from autoseg.arrays import IN_MEMORY, Room, let_go, slabs
 from autoseg.atomic import atomic_path
 from autoseg.errors import ArtifactError, MissingArtifactError
 from autoseg.geometry import BoundingBox
@@ -113,3 +114,23 @@ def indicators(segmentation: np.ndarray, labels: LabelScheme) -> np.ndarray:
         labels: Names the foreground values.
     """
     return np.stack([segmentation == value for value in labels.foreground_values]).astype(np.float32)
+
+
+def with_indicators(
+    channels: np.ndarray, segmentation: np.ndarray, labels: LabelScheme, room: Room = IN_MEMORY
+) -> np.ndarray:
+    """Channels of an image (c, ...) with those of a previous segmentation (...) behind them, float32.
+
+    Args:
+        channels: Preprocessed image.
+        segmentation: On the same grid.
+        labels: As for :func:`indicators`.
+        room: Where the result lies.
+    """
+    count = len(channels)
+    joined = room.empty((count + len(labels.foreground_values), *segmentation.shape), np.float32)
+    for part in slabs(segmentation.shape):
+        joined[:count, part] = channels[:, part]
+        joined[count:, part] = indicators(segmentation[part], labels)
+        let_go(channels, segmentation, joined)
+    return joined

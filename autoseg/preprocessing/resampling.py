@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autoseg.arrays import IN_MEMORY, Room, let_go, slabs
 from autoseg.preprocessing.interpolation import Precision, nearest_planes, resize_depth, resize_planes
 from autoseg.preprocessing.label_resampling import AxisTaps, resample_labels
 
@@ -59,6 +60,7 @@ def resample_image(
     order: int,
     order_z: int = 0,
     force_separate_z: bool | None = None,
+    room: Room = IN_MEMORY,
 ) -> np.ndarray:
     """Bring intensities or network outputs to another shape.
 
@@ -73,6 +75,7 @@ def resample_image(
         order: Spline order, 0 to 5.
         order_z: Spline order along an axis that is treated apart; 0 repeats the nearest plane.
         force_separate_z: See :func:`separate_axis`.
+        room: Where the result, and what lies between, is held.
 
     Returns:
         (c, *shape) in the type of ``array``; the array itself where the shape stays.
@@ -80,10 +83,10 @@ def resample_image(
     if array.shape[1:] == tuple(shape):
         return array
     axis = _separate_axis(spacing, new_spacing, force_separate_z=force_separate_z)
-    resampled = np.empty((len(array), *shape), dtype=array.dtype)
+    resampled = room.empty((len(array), *shape), array.dtype)
     for channel, out in zip(array, resampled, strict=True):
         if axis is None:
-            _resample_volume(channel, out, order=order)
+            _resample_volume(channel, out, order=order, room=room)
         elif channel.ndim == 2:
             _resample_by_planes(channel[None], out[None], order=order, order_z=order_z)
         else:
@@ -101,6 +104,7 @@ def resample_segmentation(
     order: int = 1,
     order_z: int = 0,
     force_separate_z: bool | None = None,
+    room: Room = IN_MEMORY,
 ) -> np.ndarray:
     """Bring label values to another shape.
 
@@ -116,6 +120,7 @@ def resample_segmentation(
         order: 0 (nearest voxel) or 1.
         order_z: 0 or 1 along an axis that is treated apart; both give the label of the nearest plane.
         force_separate_z: See :func:`separate_axis`.
+        room: Where the result, and what lies between, is held.
 
     Returns:
         Labels in the type of ``array``; the array itself where the shape stays.
@@ -134,7 +139,7 @@ def resample_segmentation(
     if array.ndim == 2:
         plane = AxisTaps.selecting(np.zeros(1, dtype=np.int64))
         return np.asarray(resample_labels(array[None], (plane, taps[0], taps[1]))[0])
-    return resample_labels(array, (taps[0], taps[1], taps[2]))
+    return resample_labels(array, (taps[0], taps[1], taps[2]), room)
 
 
 def _is_thick(spacing: Sequence[float]) -> bool:
@@ -158,7 +163,7 @@ def _precision(channel: np.ndarray, limits: tuple[float, float], order: int) -> 
     return "float64" if large else "float32"
 
 
-def _resample_volume(channel: np.ndarray, out: np.ndarray, *, order: int) -> None:
+def _resample_volume(channel: np.ndarray, out: np.ndarray, *, order: int, room: Room) -> None:
     """Interpolate all three axes of a channel (z, y, x) into ``out``."""
     low, high = float(channel.min()), float(channel.max())
     precision = _precision(channel, (low, high), order)
@@ -168,16 +173,21 @@ def _resample_volume(channel: np.ndarray, out: np.ndarray, *, order: int) -> Non
         return np.asarray(np.clip(part, low, high, out=part))
 
     if len(out) < len(channel):
-        thinned = np.empty((len(out), *channel.shape[1:]), dtype=precision)
+        thinned = room.empty((len(out), *channel.shape[1:]), precision)
         resize_depth(channel, thinned, order=order, precision=precision)
-        planes = resize_planes(thinned, plane_shape, order=order, precision=precision)
-        np.clip(planes, low, high, out=out, casting="same_kind")
+        _clip_into(resize_planes(thinned, plane_shape, order=order, precision=precision, room=room), out, low, high)
         return
-    planes = resize_planes(channel, plane_shape, order=order, precision=precision)
+    planes = resize_planes(channel, plane_shape, order=order, precision=precision, room=room)
     if len(out) == len(channel):
-        np.clip(planes, low, high, out=out, casting="same_kind")
+        _clip_into(planes, out, low, high)
     else:
         resize_depth(planes, out, order=order, precision=precision, finish=clip)
+
+
+def _clip_into(planes: np.ndarray, out: np.ndarray, low: float, high: float) -> None:
+    for part in slabs(out.shape):
+        np.clip(planes[part], low, high, out=out[part], casting="same_kind")
+        let_go(planes, out)
 
 
 def _resample_by_planes(channel: np.ndarray, out: np.ndarray, *, order: int, order_z: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from autoseg.arrays import let_go
 from autoseg.atomic import atomic_path, file_digest
 from autoseg.codec import read_json, write_json
 from autoseg.errors import ArtifactError, MissingArtifactError
@@ -26,6 +27,7 @@ SCHEMA_VERSION = 1
 _IMAGE, _SEGMENTATION, _FOREGROUND, _RECORD = ".image.b2nd", ".segmentation.b2nd", ".foreground.npy", ".json"
 _BLOCK_BYTES = 128 * 2**10  # what is decompressed at once: fits a processor's cache
 _CHUNK_BYTES = 4 * 2**20  # what lies together in the file
+_WRITTEN_AT_ONCE = 2**28  # bytes of an array that is handed over as a whole
 _READERS = 4  # files that are verified at a time
 _SMALL_BYTES = 2**19  # up to here a chunk grows beyond the neighbourhood of a patch
 _REMEDY = "make it again: autoseg plan-and-preprocess"
@@ -312,17 +314,26 @@ def write_array(array: np.ndarray, path: Path, patch_size: Sequence[int]) -> Pat
 
     # LZ4 with shuffled bytes: a tenth of LZ4HC's time for a tenth more space, and as fast to read.
     compression = blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, filters=[blosc2.Filter.SHUFFLE], nthreads=1)
+    layout = {
+        "mode": "w",
+        "chunks": chunks,
+        "blocks": blocks,
+        "cparams": compression,
+        "dparams": blosc2.DParams(nthreads=1),
+    }
     # Not forced to the disk: after a power failure the sizes in the record tell what is missing, and it is made again.
     with atomic_path(path, durable=False) as temporary:
-        blosc2.asarray(
-            np.ascontiguousarray(array),
-            urlpath=str(temporary),
-            mode="w",
-            chunks=chunks,
-            blocks=blocks,
-            cparams=compression,
-            dparams=blosc2.DParams(nthreads=1),
-        )
+        if array.nbytes <= _WRITTEN_AT_ONCE:
+            blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), **layout)
+            return path
+        stored = blosc2.empty(array.shape, dtype=array.dtype, urlpath=str(temporary), **layout)
+        lead = array.ndim - len(patch_size)  # whole rows of chunks: none is compressed twice
+        for index in np.ndindex(array.shape[:lead]):
+            planes = array[index]
+            for start in range(0, len(planes), chunks[lead]):
+                part = slice(start, min(start + chunks[lead], len(planes)))
+                stored[(*(slice(i, i + 1) for i in index), part)] = np.ascontiguousarray(planes[part])[(None,) * lead]
+                let_go(array)
     return path
 
 

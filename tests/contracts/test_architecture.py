@@ -37,7 +37,20 @@ LAYERS = (
         ),
         *("ranks", "communication", "presets"),
     ),
-    ("geometry", "labels", "image", "nifti", "slices", "codec", "assignments", "durations", "atomic", "errors"),
+    (
+        "geometry",
+        "labels",
+        "image",
+        "nifti",
+        "slices",
+        "arrays",
+        "slab_components",
+        "codec",
+        "assignments",
+        "durations",
+        "atomic",
+        "errors",
+    ),
 )
 LAYER_OF = {f"autoseg.{name}": depth for depth, names in enumerate(LAYERS) for name in names}
 # A third-party package -> the modules that may import it, as prefixes.

@@ -101,9 +101,11 @@ SHOWN_BY = {
         "preprocessing/test_enhancement.py::test_contrast_is_spread_within_the_range_and_nothing_changes_outside",
         "contracts/test_data_requirements.py::test_the_spacing_asked_for_is_met_and_undone",
     ),
-    "R301 TIFF stacks and slices": (
+    "R301 TIFF stacks and slices, memory bounded": (
         "test_slices.py::test_mapped_stacks_are_what_itk_reads",
         "test_slices.py::test_a_folder_of_slices_is_a_volume",
+        "preprocessing/test_bounded.py::test_a_case_in_scratch_files_is_the_case_in_memory",
+        "preprocessing/test_bounded.py::test_reading_checking_and_measuring_a_mapped_stack_takes_slabs_of_it",
     ),
     "R401 N4": (
         "preprocessing/test_enhancement.py::test_n4_takes_the_field_of_a_phantom_away",
