@@ -28,6 +28,7 @@ from autoseg.pipeline.gate import InputGate
 from autoseg.pipeline.outputs import ExtraOutputs
 from autoseg.pipeline.predict import ensemble_predict
 from autoseg.pipeline.predictor import Predictor
+from autoseg.postprocessing.steps import PostprocessingStep
 from autoseg.workspace import Workspace
 
 MakeWorkspace = Callable[..., Workspace]
@@ -237,6 +238,19 @@ def test_memory_is_forecast_and_a_limit_that_cannot_be_kept_is_refused_first(
     with pytest.raises(SettingsError, match=r"--max-memory allows 0\.5 GB"):
         predict(workspace, images, tmp_path / "other", options=InferenceOptions(max_memory_gb=0.5))
     assert not list((tmp_path / "other").glob("*.nii.gz"))
+
+
+def test_smoothed_probabilities_count_in_the_forecast(workspace: Workspace, images: Path) -> None:
+    predictor = Predictor.load(workspace, device="cpu")
+    paths = [images / "case0_0000.nii.gz"]
+    plain = predictor.forecast_cases(paths)
+    step = PostprocessingStep(name="smooth_probabilities", values=predictor.plan.labels.foreground_values)
+    predictor.ensemble = replace(predictor.ensemble, postprocessing=(step,))
+    smoothed = predictor.forecast_cases(paths)
+    assert plain is not None
+    assert smoothed is not None
+    num_outputs, voxels = predictor.plan.labels.num_outputs, 9 * 11 * 13
+    assert smoothed.image_bytes - plain.image_bytes == 3 * 4 * num_outputs * voxels
 
 
 def gate(make_workspace: MakeWorkspace, *, folder: Path, scheme: str) -> InputGate:
