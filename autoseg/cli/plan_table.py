@@ -16,7 +16,8 @@ def print_plan(plan: Plan) -> None:
     for c in plan.configurations:
         network = f"{c.network.name} {c.network.features[0]}-{c.network.features[-1]}, {c.network.num_stages} stages"
         schemes = ", ".join(dict.fromkeys(n.steps for n in c.normalization))
-        table.add_row(c.name, _times(c.spacing), _times(c.patch_size), str(c.batch_size), network, schemes)
+        patch = _times(c.patch_size) + (f", {c.context} slices" if c.slices is not None else "")
+        table.add_row(c.name, _times(c.spacing), patch, str(c.batch_size), network, schemes)
     output.print(table)
 
 

@@ -123,5 +123,11 @@ def _print_next(preset: Preset, space: Workspace) -> None:
     if words:
         output.print(f"next: autoseg select {shlex.join([*folder, *words])}", markup=False, highlight=False)
     views = [] if preset.views is None else ["--tta", preset.views.value]
+    for wanted in preset.outputs:
+        option, _, value = wanted.value.partition("=")
+        views += [f"--{option}", value]
     predict = shlex.join([*folder, "--members", preset.stored_as, *views])
     output.print(f"{'or' if words else 'next'}: autoseg ensemble-predict {predict}", markup=False, highlight=False)
+    if preset.metrics is not None:
+        scored = f"autoseg evaluate -m {preset.metrics.value} -r REFERENCES -p {space.root / 'predictions'}"
+        output.print(f"then: {scored}", markup=False, highlight=False)

@@ -47,7 +47,7 @@ def train(
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting, name=value; repeatable.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Settings of a published system: aicup, mnms2, cm_trancaf, vessel, spine.")
+        str | None, typer.Option(help="Settings of a published system: aicup, mnms2, cm_trancaf, sennet, spine.")
     ] = None,
     variant: Annotated[str | None, typer.Option("--as", help="Store the variant as CONFIGURATION@NAME.")] = None,
     pretrained: Annotated[

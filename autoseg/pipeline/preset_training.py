@@ -54,6 +54,7 @@ def prepare_preset(
         variant=preset.name,
         patch=None if preset.patch is None else preset.patch.value,
         bases=[preset.configuration],
+        slices=None if preset.slices is None else preset.slices.value,
         configurations=[preset.stored_as],
         split=split,
         intensities=[] if preset.normalization is None else [preset.normalization.value],

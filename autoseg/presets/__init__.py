@@ -9,13 +9,13 @@ from autoseg.errors import SettingsError
 from autoseg.presets.aicup import AICUP
 from autoseg.presets.cm_trancaf import CM_TRANCAF
 from autoseg.presets.mnms2 import MNMS2
+from autoseg.presets.sennet import SENNET
 from autoseg.presets.spine import SPINE
 from autoseg.presets.values import Explained, LeftOut, Preset
-from autoseg.presets.vessel import VESSEL
 
 __all__ = ["PRESETS", "Explained", "LeftOut", "Preset", "find_preset", "preset_settings"]
 
-PRESETS = {preset.name: preset for preset in (AICUP, MNMS2, CM_TRANCAF, VESSEL, SPINE)}
+PRESETS = {preset.name: preset for preset in (AICUP, MNMS2, CM_TRANCAF, SENNET, SPINE)}
 """Name -> preset."""
 
 _LENGTHS = ("epochs", "iterations", "time_budget")
@@ -45,8 +45,8 @@ def preset_settings(name: str, asked: Sequence[str] = ()) -> tuple[str, ...]:
         SettingsError: When there is none of that name; offers a close one.
 
     Example:
-        >>> preset_settings("vessel")[0]
-        'loss=focal'
+        >>> preset_settings("sennet")[0]
+        'loss=dice'
     """
     settings = tuple(setting.value for setting in find_preset(name).settings)
     has_length = any(assignment.partition("=")[0] in _LENGTHS for assignment in asked)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from string import Formatter
+from typing import Any, Generic, Literal, TypeVar
 
 T = TypeVar("T")
 
-Stage = Literal["planning", "training", "prediction"]
+Stage = Literal["planning", "training", "prediction", "evaluation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +56,17 @@ class Preset:
         by_view: Each view of the dataset gets a model of its own, where the dataset's table names views.
         settings: Of the training run, ``name=value``.
         views: Views of a window that are averaged, as ``--tta`` takes them; None mirrors as in training.
-        postprocessing: Steps as ``autoseg select --postprocessing`` takes them; {label} stands for every label.
+        postprocessing: Steps as ``autoseg select --postprocessing`` takes them; {label} stands for every label, another
+            name in braces for the label of that name: without it the step is left out.
+        slices: Slices of a stack, where the configuration has stacks.
+        outputs: What else is written, ``option=value`` of ``autoseg ensemble-predict``.
+        metrics: What ``autoseg evaluate -m`` measures; None takes the usual.
         left_out: What the source did and this does not.
     """
 
     name: str
     summary: str
-    configuration: Literal["2d", "3d_fullres"] = "3d_fullres"
+    configuration: Literal["2d", "2p5d", "3d_fullres"] = "3d_fullres"
     network: Explained[str]
     network_options: tuple[Explained[str], ...] = ()
     patch: Explained[tuple[int, int, int]] | None = None
@@ -71,6 +76,9 @@ class Preset:
     settings: tuple[Explained[str], ...] = ()
     views: Explained[str] | None = None
     postprocessing: tuple[Explained[str], ...] = ()
+    slices: Explained[int] | None = None
+    outputs: tuple[Explained[str], ...] = ()
+    metrics: Explained[str] | None = None
     left_out: tuple[LeftOut, ...] = ()
 
     @property
@@ -80,28 +88,42 @@ class Preset:
 
     def steps_for(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         """Postprocessing of a dataset with these foreground labels."""
-        templates = [step.value for step in self.postprocessing]
-        return tuple(t.format(label=label) for t in templates for label in (labels if "{label}" in t else ("",)))
+        named = {label: label for label in labels}
+        found = list[str]()
+        for template in (step.value for step in self.postprocessing):
+            asked = {field for _, field, _, _ in Formatter().parse(template) if field}
+            if "label" in asked:
+                found += [template.format(label=label) for label in labels]
+            elif asked <= set(labels):
+                found.append(template.format(**named))
+        return tuple(found)
 
     def rows(self) -> Iterator[tuple[Stage, Explained[str]]]:
         """Every value as a command line gives it, by stage."""
-        if self.by_view is not None:
-            yield "planning", _written("by_view", self.by_view)
-        if self.normalization is not None:
-            yield "planning", _written("normalization", self.normalization)
-        if self.spacing is not None:
-            yield "planning", _written("spacing", self.spacing)
-        if self.patch is not None:
-            yield "planning", _written("patch", self.patch)
-        yield "planning", _written("network", self.network)
-        for option in self.network_options:
-            yield "planning", option
+        yield from self._planning()
         for setting in self.settings:
             yield "training", setting
         if self.views is not None:
             yield "prediction", _written("tta", self.views)
-        for step in self.postprocessing:
+        for step in (*self.postprocessing, *self.outputs):
             yield "prediction", step
+        if self.metrics is not None:
+            yield "evaluation", _written("metrics", self.metrics)
+
+    def _planning(self) -> Iterator[tuple[Stage, Explained[str]]]:
+        values: dict[str, Explained[Any] | None] = {
+            "by_view": self.by_view,
+            "normalization": self.normalization,
+            "spacing": self.spacing,
+            "patch": self.patch,
+            "slices": self.slices,
+            "network": self.network,
+        }
+        for name, given in values.items():
+            if given is not None:
+                yield "planning", _written(name, given)
+        for option in self.network_options:
+            yield "planning", option
 
 
 def _written(name: str, explained: Explained[T]) -> Explained[str]:

@@ -78,6 +78,8 @@ SHOWN_BY = {
     ),
     "R405": ("networks/test_structures.py::test_blocks_keep_their_scale",),
     "R406": ("networks/test_structures.py::test_slices_meet_only_in_links_and_slice_convolutions",),
+    "R413": ("pipeline/test_published_ablations.py::test_every_row_can_be_trained",),
+    "R414": ("pipeline/test_published_ablations.py::test_rows_of_the_spine_ablation_leave_out_what_they_say",),
 }
 
 

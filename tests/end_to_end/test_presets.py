@@ -10,12 +10,13 @@ from typer.testing import CliRunner, Result
 
 from autoseg.cli.main import app
 from autoseg.codec import read_json
-from autoseg.plan import Configuration
+from autoseg.plan import Configuration, SlicePlan
 from autoseg.postprocessing.steps import parse_step
 from autoseg.preprocessing.store import CaseStore
 from autoseg.presets import PRESETS
 from autoseg.synthetic import KINDS
 from autoseg.synthetic.kinds import WHOLE_HEART_VALUES
+from autoseg.synthetic.tubes import write_tube_dataset
 from autoseg.training import RunRecord
 from autoseg.workspace import Workspace
 
@@ -100,6 +101,34 @@ def test_spine(tmp_path: Path) -> None:
     (step,) = PRESETS["spine"].steps_for(("vertebra",))
     assert parse_step(step, plan.labels).parameters == {"threshold": 0.6}
     assert step in " ".join(result.output.split())
+
+
+@pytest.mark.slow
+def test_sennet(tmp_path: Path) -> None:
+    """From TIFF stacks over three axes to run lengths, the kidney's head bounding the vessels'."""
+    write_tube_dataset(tmp_path, num_training=4, num_test=1, edge=36)
+    planned, record, result = train("sennet", tmp_path, "--set", "batch_size=2")
+    assert planned.name == "2p5d@sennet"
+    assert planned.slices == SlicePlan(context=5, axes=(0, 1, 2))
+    assert planned.normalization[0].window == (0, 65535)
+    assert (planned.network.name, planned.network.options) == ("se_resnext", {"encoder": "se_resnext50_32x4d"})
+    assert planned.patch_size == (64, 64)  # 256x256 were asked for, the volumes are smaller
+    assert (record.settings.loss, record.optimizer, record.learning_rate) == ("dice", "adamw", 6e-5)
+    assert record.settings.foreground_share == 0
+    steps = PRESETS["sennet"].steps_for(("kidney", "vessel"))
+    assert steps == ("inside(vessel, organ=kidney, largest=2)",)
+    assert PRESETS["sennet"].steps_for(("vessel",)) == ()
+    flat = " ".join(result.output.split())
+    assert all(words in flat for words in (*steps, "--run-lengths runs.csv", "--tta six", "evaluate -m nsd@0mm"))
+    folder = tmp_path / "autoseg"
+    predicted = run(
+        *("ensemble-predict", "-w", folder, "--members", "2p5d@sennet", "--tta", "six", "--device", "cpu"),
+        *("--run-lengths", tmp_path / "runs.csv", "--workers", "0"),
+    )
+    assert predicted.exit_code == 0, predicted.output
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) > 36  # a row per slice, and a header
+    scored = run("evaluate", "-m", "nsd@0mm", "-r", tmp_path / "labelsTs", "-p", folder / "predictions")
+    assert scored.exit_code == 0, scored.output
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

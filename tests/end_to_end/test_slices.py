@@ -15,7 +15,7 @@ from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
 from autoseg.pipeline.prepare import plan_and_preprocess
 from autoseg.pipeline.train import train
 from autoseg.plan import Configuration
-from autoseg.synthetic_tubes import TUBE, write_tube_dataset
+from autoseg.synthetic.tubes import TUBE, write_tube_dataset
 from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
 
@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     config = TrainingConfig(iterations=100, optimizer="adamw", learning_rate=5e-3, precision="float32")
     config = replace(config, iterations_per_epoch=100, validation_iterations=1, augmentation="none+mirror")
     report = train(space, "2p5d", 0, config=config, device="cpu", workers=0)
-    assert set(report.dice) == {"organ", "tube"}
+    assert set(report.dice) == {"kidney", "vessel"}
     return space
 
 

@@ -8,7 +8,7 @@ import pytest
 from autoseg.errors import SettingsError
 from autoseg.labels import LabelScheme
 from autoseg.postprocessing.steps import parse_step, refine_probabilities, works_on_probabilities
-from autoseg.synthetic_tubes import TUBE, tube_case
+from autoseg.synthetic.tubes import TUBE, tube_case
 
 REGIONS = LabelScheme.from_table({"background": 0, "kidney": [1, 2], "vessel": [2]}, (1, 2), where="test")
 EXCLUSIVE = LabelScheme.from_table({"background": 0, "kidney": 1, "vessel": 2}, where="test")

@@ -46,7 +46,7 @@ def write_tube_dataset(
                 write_json({"spacing": list(image.geometry.spacing)}, folder / f"{kind}{split}" / f"{name}.json")
     table = {
         "channel_names": {"0": "X-ray"},
-        "labels": {"background": 0, "organ": [ORGAN, TUBE], "tube": [TUBE]},
+        "labels": {"background": 0, "kidney": [ORGAN, TUBE], "vessel": [TUBE]},
         "regions_class_order": [ORGAN, TUBE],
         "numTraining": num_training,
         "file_ending": ".tif",
