@@ -40,6 +40,14 @@ Report = Annotated[
 Collect = Annotated[
     bool, typer.Option("--collect", help="With --report: copy reference, prediction and scores of each case there.")
 ]
+Panels = Annotated[
+    Path | None,
+    typer.Option(
+        "--panels",
+        help="With --groups and --images: folder for a picture per view and phase, prediction and reference.",
+    ),
+]
+Images = Annotated[Path | None, typer.Option("--images", help="With --panels: folder of the images.")]
 NnunetSummary = Annotated[
     Path | None, typer.Option("--nnunet-summary", help="Also write the scores as nnU-Net's summary.json.")
 ]
@@ -59,6 +67,8 @@ def evaluate(
     empty: Empty = "undefined",
     groups: Groups = None,
     report: Report = None,
+    panels: Panels = None,
+    images: Images = None,
     nnunet_summary: NnunetSummary = None,
     view_weights: ViewWeights = None,
     workers: Workers = None,
@@ -73,8 +83,7 @@ def evaluate(
 
     if output_path is not None and output_path.suffix not in (".json", ".csv"):
         raise SettingsError(f"-o {output_path}: the name must end in .json or .csv")
-    if collect and report is None:
-        raise SettingsError("--collect copies the cases into the folder of --report; name one")
+    _check_together(collect=collect, report=report, panels=panels, groups=groups, images=images)
     weights = None if view_weights is None else _parse_weights(view_weights)
     labels = None if label_map is None else declared_labels(reference, label_map=read_label_map(label_map))[0]
     evaluation = with_spread(
@@ -97,12 +106,32 @@ def evaluate(
     if report is not None:
         publish(evaluation, report)
         messages.print(f"tables: {report / 'report.md'}", highlight=False)
+    _draw(evaluation, reference, prediction, images, panels)
     if report is not None and collect:
         collect_cases(evaluation, reference, prediction, report / "cases")
     for problem in evaluation.problems:
         errors.print(problem, style="yellow", markup=False, highlight=False)
     if evaluation.problems:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _check_together(
+    *, collect: bool, report: Path | None, panels: Path | None, groups: Path | None, images: Path | None
+) -> None:
+    """Refuse options that need others."""
+    if collect and report is None:
+        raise SettingsError("--collect copies the cases into the folder of --report; name one")
+    if panels is not None and (groups is None or images is None):
+        raise SettingsError("--panels draws cases by group over their images; name both: --groups FILE --images FOLDER")
+
+
+def _draw(evaluation: Evaluation, reference: Path, prediction: Path, images: Path | None, panels: Path | None) -> None:
+    if panels is None or images is None:
+        return
+    from autoseg.pipeline.group_panels import draw_group_panels
+
+    for path in draw_group_panels(evaluation, reference, prediction, images, panels):
+        messages.print(f"picture: {path}", highlight=False)
 
 
 def show_evaluation(evaluation: Evaluation) -> None:

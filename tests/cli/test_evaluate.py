@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
 from typer.testing import CliRunner, Result
 
 from autoseg.cli.main import app
 from autoseg.geometry import Geometry
-from autoseg.image import Segmentation, write_segmentation
+from autoseg.image import Image, Segmentation, write_image, write_segmentation
 
 
 def run(*words: str | Path) -> Result:
@@ -46,6 +47,29 @@ def test_everything_is_measured_and_written(folders: list[str], tmp_path: Path) 
     written = json.loads(scores.read_text())
     assert written["cases"][0]["hd95"] >= 0
     assert written["mean_intervals"]["dice"][0] < written["mean"]["dice"] < written["mean_intervals"]["dice"][1]
+
+
+def test_a_picture_of_every_view_and_phase(folders: list[str], tmp_path: Path) -> None:
+    table = tmp_path / "cases.csv"
+    table.write_text("case,view,phase\na,SA,ED\nb,SA,ES\nc,LA,ED\nd,LA,ES\n")
+    for case in "abcd":
+        image = Image(
+            array=np.random.default_rng(1).normal(size=(1, 8, 5, 6)).astype(np.float32),
+            geometry=Geometry(shape=(8, 5, 6), spacing=(2.0, 1.0, 1.0)),
+        )
+        write_image(tmp_path / "images" / f"{case}_0000.nii.gz", image)
+    panels = tmp_path / "panels"
+    result = run(*folders, "--groups", table, "--panels", panels, "--images", tmp_path / "images")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in panels.iterdir()) == ["LA_ED.png", "LA_ES.png", "SA_ED.png", "SA_ES.png"]
+    pictures = [np.asarray(Picture.open(path)) for path in sorted(panels.iterdir())]
+    assert all(len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50 for picture in pictures)
+    assert any(not np.array_equal(pictures[0], other) for other in pictures[1:] if other.shape == pictures[0].shape)
+    (tmp_path / "images" / "b_0000.nii.gz").unlink()
+    lost = run(*folders, "--groups", table, "--panels", panels, "--images", tmp_path / "images")
+    assert lost.exit_code == 2
+    assert "no image of case b" in lost.output
+    assert run(*folders, "--panels", panels).exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ SHOWN_BY = {
         "postprocessing/test_components.py::TestHoles::test_a_hole_is_filled_and_another_label_inside_stays",
         "postprocessing/test_smoothing.py::test_a_noisy_outline_becomes_smooth_and_the_volume_stays",
     ),
+    "R120 prediction and reference per view and phase": (
+        "cli/test_evaluate.py::test_a_picture_of_every_view_and_phase",
+    ),
     "R302 run lengths for a competition": (
         "pipeline/test_prediction.py::test_runs_decode_to_what_was_encoded",
         "pipeline/test_prediction.py::test_everything_that_can_be_written",
