@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from autoseg.figures import draw_overlay, draw_progress
+from autoseg.figures import Panel, draw_overlay, draw_panels, draw_progress
 from autoseg.geometry import Reorientation
 from autoseg.history import EpochRow
 from autoseg.labels import LabelScheme
@@ -212,3 +212,28 @@ def test_no_global_state_of_matplotlib_is_touched(tmp_path: Path) -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_cases_stand_side_by_side_with_the_dice_of_every_label(tmp_path: Path) -> None:
+    reference = np.zeros((4, 20, 30), np.uint8)
+    reference[2, 5:15, 5:15] = 1  # a hundred voxels
+    prediction = np.zeros_like(reference)
+    prediction[2, 5:15, 10:20] = 1  # half of them, and fifty others
+    image = np.random.default_rng(0).normal(100, 5, reference.shape) + 50 * reference
+    panel = Panel(title="case", image=image, reference=reference, prediction=prediction, spacing=(3.0, 1.0, 1.0))
+    assert panel.position(LABELS) == 2
+    assert panel.captions(LABELS) == ["organ  0.50", "lesion  absent, rightly"]
+    draw_panels([panel], tmp_path / "one.png", labels=LABELS, title="one")
+    draw_panels([panel] * 3, tmp_path / "three.png", labels=LABELS, title="three")
+    one, three = (matplotlib.image.imread(tmp_path / name) for name in ("one.png", "three.png"))
+    assert one.shape[0] == three.shape[0]
+    assert three.shape[1] > 2 * one.shape[1]
+    colored = np.ptp(one[..., :3], axis=-1) > 0.2
+    thirds = np.array_split(colored[: int(0.9 * len(colored))], 3)
+    assert not thirds[0].any()  # the image alone
+    assert thirds[1].any()
+    assert thirds[2].any()
+    with pytest.raises(ValueError, match="one volume"):
+        replace(panel, reference=reference[:2])
+    with pytest.raises(ValueError, match="no case"):
+        draw_panels([], tmp_path / "none.png", labels=LABELS, title="none")
