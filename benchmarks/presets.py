@@ -49,10 +49,10 @@ class Trial:
 
 
 TRIALS = {
-    "aicup": Trial(patients=12, held_back=4, iterations=60, left_out=("keep_largest(calcification)",)),
-    "mnms2": Trial(patients=10, held_back=3, iterations=50, settings=("batch_size=6",)),
-    "cm_trancaf": Trial(patients=10, held_back=4, iterations=40, settings=("batch_size=2", "learning_rate=1e-3")),
-    "spine": Trial(patients=10, held_back=4, iterations=40, settings=("batch_size=4",)),
+    "aicup": Trial(patients=12, held_back=4, iterations=300, left_out=("keep_largest(calcification)",)),
+    "mnms2": Trial(patients=10, held_back=3, iterations=150, settings=("batch_size=6",)),
+    "cm_trancaf": Trial(patients=10, held_back=4, iterations=150, settings=("batch_size=2", "learning_rate=1e-3")),
+    "spine": Trial(patients=10, held_back=4, iterations=120, settings=("batch_size=4",)),
 }
 
 
