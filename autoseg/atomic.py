@@ -133,7 +133,7 @@ def file_digest(path: Path) -> str:
 
 
 def _is_abandoned(path: Path, where: str, process: int) -> bool:
-    if where == machine():
+    if where == machine() and os.name == "posix":  # elsewhere asking for a process sends it a signal
         return not is_running(process)
     with suppress(OSError):
         return time.time() - path.stat().st_mtime > _FOREIGN_AGE

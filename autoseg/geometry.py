@@ -16,6 +16,10 @@ _POSITIVE = "LPS"  # towards the patient's left, posterior, superior
 _NEGATIVE = "RAI"
 
 
+LEAST_SPACING, LARGEST_SPACING = 1e-9, 1e9
+"""Millimetres between voxels that are believed: finer than atoms, coarser than any scanner."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
     """Voxel grid of an image with two or three axes.

@@ -57,6 +57,8 @@ def read_rows(path: Path) -> tuple[EpochRow, ...]:
     Raises:
         ArtifactError: When the file is not such a table.
     """
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing")
     columns = [f.name for f in fields(EpochRow)]
     required = [f.name for f in fields(EpochRow) if f.default is MISSING]
     try:

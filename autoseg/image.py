@@ -17,9 +17,9 @@ import SimpleITK as sitk
 from autoseg.arrays import Room, let_go, slabs
 from autoseg.atomic import atomic_path
 from autoseg.errors import DatasetError
-from autoseg.geometry import Geometry
+from autoseg.geometry import LARGEST_SPACING, LEAST_SPACING, Geometry
 from autoseg.nifti import check_nifti_grid, check_nifti_is_complete, is_nifti, write_with_rotation
-from autoseg.slices import check_tiff_is_complete, map_tiff, slice_files
+from autoseg.slices import check_tiff_pages, map_tiff, slice_files
 
 _WIDEST_TABLE = 2**20
 _LARGEST_LABEL = 2**31 - 1  # of those stored as floating-point numbers
@@ -122,6 +122,7 @@ def read_header(path: Path, *, frame: int | None = None) -> ImageHeader:
             reader.ReadImageInformation()
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
+    spacing, direction = _turned_forward(spacing, direction)
     spacing = _tiff_spacing(path, len(size)) or spacing
     channels = int(components)
     if len(size) == 4 and frame is None:
@@ -245,7 +246,7 @@ def _read(path: Path, frame: int | None = None) -> tuple[np.ndarray, Geometry]:
     check_nifti_is_complete(path)
     check_nifti_grid(path)
     if path.suffix.lower() in _TIFF:
-        check_tiff_is_complete(path)
+        check_tiff_pages(path)
     if path.is_dir() and (slices := slice_files(path)):
         return _read_slices(path, slices)
     if path.suffix.lower() in _TIFF and (mapped := map_tiff(path)) is not None:
@@ -256,6 +257,8 @@ def _read(path: Path, frame: int | None = None) -> tuple[np.ndarray, Geometry]:
         array = sitk.GetArrayFromImage(picture)
     except RuntimeError as error:
         raise _unreadable(path, error) from None
+    if np.iscomplexobj(array):
+        raise DatasetError(f"{path} holds complex numbers; give magnitude and phase, or both parts, as channels")
     spacing = _tiff_spacing(path, picture.GetDimension()) or picture.GetSpacing()
     geometry = _geometry(path, picture.GetSize(), spacing, picture.GetOrigin(), picture.GetDirection())
     if picture.GetNumberOfComponentsPerPixel() > 1:
@@ -352,6 +355,8 @@ def _rectified(path: Path, *, header_only: bool = False) -> Iterator[Path]:
 def _series_files(folder: Path) -> list[str]:
     """Slices of the DICOM series in a folder, in the order in which they lie."""
     if slices := slice_files(folder):
+        for path in slices if slices[0].suffix.lower() in _TIFF else ():
+            check_tiff_pages(path)
         return [str(path) for path in slices]
     found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(found) != 1:
@@ -386,10 +391,23 @@ def _geometry(
     if len(size) == 4:  # the fourth axis holds channels, not space
         matrix = np.asarray(direction).reshape(4, 4)[:3, :3]
         size, spacing, origin, direction = size[:3], spacing[:3], origin[:3], matrix.ravel().tolist()
+    if not all(LEAST_SPACING <= abs(s) <= LARGEST_SPACING for s in spacing):
+        raise DatasetError(
+            f"{path} has an impossible grid: voxels of {', '.join(f'{s:g}' for s in spacing)} mm (x, y, z)"
+        )
     try:
         return Geometry.from_itk(size, spacing, origin, direction)
     except ValueError as error:
         raise DatasetError(f"{path} has an impossible grid: {error}") from None
+
+
+def _turned_forward(
+    spacing: Sequence[float], direction: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Negative lengths made positive and their axes reversed, as ITK does when it reads voxels, but not headers."""
+    signs = np.where(np.asarray(spacing) < 0, -1.0, 1.0)
+    turned = np.asarray(direction).reshape(len(signs), -1) * signs
+    return tuple(map(abs, spacing)), tuple(turned.ravel().tolist())
 
 
 def _unreadable(path: Path, error: RuntimeError) -> DatasetError:

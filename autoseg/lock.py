@@ -7,14 +7,14 @@ if nobody touches it for a minute by the watcher's own clock, it is taken over, 
 Kernel locks (flock) would be simpler, but they are silently local or refused on many cluster file systems.
 
 A process that is killed between making the file and writing into it leaves an empty one, which names nobody. Once it
-has not changed for a few seconds it is removed; among those who wait for it a kernel lock on the dead file settles
-who does that, so that nobody removes the living lock that the first of them made in its place.
+has not changed for a few seconds it is removed; among those who wait for it the one that makes a second file beside it
+does that, so that nobody removes the living lock that the first of them made in its place.
 """
 
 from __future__ import annotations
 
-import fcntl
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +26,7 @@ from autoseg.errors import LockedError, SettingsError
 LEASE_SECONDS = 60.0
 _ATTEMPT_SECONDS = 0.5  # enough to take the lock of a process that is gone
 _POLL_SECONDS = 0.05
+_ABANDONED_SECONDS = 3600.0
 _DAMAGED_SECONDS = 5.0  # filelock itself removes a file that is no lock, unless it is empty, after two
 
 
@@ -122,14 +123,25 @@ def _state(path: Path) -> tuple[int, int, int] | None:
 
 
 def _remove(path: Path, state: tuple[int, int, int]) -> bool:
-    """Remove a file that names nobody, unless it changed or another process did so first."""
-    with suppress(OSError), path.open("rb") as dead:
-        fcntl.flock(dead, fcntl.LOCK_EX)
+    """Remove a file that names nobody, unless it changed or another process is at that."""
+    claim = path.with_name(f"{path.name}.removing")
+    with suppress(OSError):
+        # Left by a process killed within this block, which takes no time; clocks of hosts differ by less.
+        if time.time() - claim.stat().st_mtime > _ABANDONED_SECONDS:
+            claim.unlink()
+    try:
+        claim.touch(exist_ok=False)
+    except OSError:
+        return False
+    try:
         if _state(path) != state:
             return False
         path.unlink()
-        return True
-    return False
+    except OSError:
+        return False
+    finally:
+        claim.unlink(missing_ok=True)
+    return True
 
 
 def _locked(lease: SoftFileLease, path: Path, what: str) -> LockedError:

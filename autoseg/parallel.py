@@ -6,7 +6,6 @@ import functools
 import itertools
 import logging
 import os
-import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,17 @@ from typing import Generic, Self, TypeVar
 
 from autoseg.errors import AutosegError, WorkerError
 from autoseg.memory import in_gigabytes, memory_state, process_memory
-from autoseg.workers import END_SECONDS, Outcome, Task, Warmup, Worker, end_workers, how_it_ended, prepare_to_start
+from autoseg.workers import (
+    END_SECONDS,
+    KILLED,
+    Outcome,
+    Task,
+    Warmup,
+    Worker,
+    end_workers,
+    how_it_ended,
+    prepare_to_start,
+)
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -351,8 +360,9 @@ class _Round(Generic[J, R]):
             self._fail(0, WorkerError(f"a worker process ended before it began, its own words are above. {hint}"))
         if index is None:
             return
-        died = f"{self._case(index)}: its worker process {how_it_ended(code, worker.peak)}."
-        if code == -signal.SIGKILL and index not in self.retried:
+        died = f"{self._case(index)}: its worker process {how_it_ended(code, worker.peak)}".removesuffix("?")
+        died += "?" if code == KILLED else "."
+        if code == KILLED and index not in self.retried:
             self._try_again(index, died)
             return
         state, again = memory_state(), " So it did when it was tried before." if index in self.retried else ""

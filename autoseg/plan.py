@@ -8,6 +8,7 @@ from typing import Literal
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import IntensityStatistics
+from autoseg.geometry import LARGEST_SPACING, LEAST_SPACING
 from autoseg.labels import LabelScheme
 
 SCHEMA_VERSION = 1
@@ -289,12 +290,21 @@ class Configuration:
             raise ValueError("stacks of slices need a patch of two axes, and no previous stage")
         if len(self.spacing) != len(self.patch_size) and (self.slices is None or len(self.spacing) != 3):
             raise ValueError(f"spacing {self.spacing} and patch_size {self.patch_size} differ in dimension")
+        if not all(LEAST_SPACING <= s <= LARGEST_SPACING for s in self.spacing):
+            raise ValueError(f"spacing {self.spacing} must be positive millimetres, {LEAST_SPACING:g} at least")
+        if min(self.patch_size, default=0) < 1:
+            raise ValueError(f"patch_size {self.patch_size} must be positive")
         if any(p % d for p, d in zip(self.patch_size, self.network.divisor, strict=True)):
             raise ValueError(f"patch_size {self.patch_size} is not a multiple of {self.network.divisor}")
         if self.mirror_axes is not None and not set(self.mirror_axes) <= set(range(len(self.patch_size))):
             raise ValueError(f"mirror_axes {self.mirror_axes} are not axes of the patch {self.patch_size}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
+
+    @property
+    def patch_extent(self) -> tuple[float, ...]:
+        """Millimetres that a patch measures per axis."""
+        return tuple(edge * size for edge, size in zip(self.spacing, self.patch_size, strict=True))
 
     @property
     def ndim(self) -> int:

@@ -17,7 +17,7 @@ from autoseg.codec import digest, read_json, write_json
 from autoseg.errors import ArtifactError, MissingArtifactError
 
 SCHEMA_VERSION = 1
-_FOLDER = ".autoseg"  # hidden, so that searches for images skip it
+RECEIPTS_DIR = ".autoseg"  # hidden, so that searches for images skip it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +77,17 @@ def standing(folder: Path, name: str) -> Standing:
     return "intact" if _fits(receipt, folder) else "altered"
 
 
+def altered_files(folder: Path, name: str) -> tuple[str, ...]:
+    """Files of a finished piece of work that are gone or hold something else now, as seen from the folder."""
+    receipt = _read(folder, name)
+    return (
+        () if receipt is None else tuple(path for path in receipt.files if not _is_as_recorded(receipt, folder, path))
+    )
+
+
 def standings(folder: Path) -> dict[str, Standing]:
     """What became of every piece of work that a folder has a receipt of."""
-    paths = sorted((folder / _FOLDER).glob("*.json"))
+    paths = sorted((folder / RECEIPTS_DIR).glob("*.json"))
     return {path.stem: standing(folder, path.stem) for path in paths if not path.name.startswith(".")}
 
 
@@ -98,6 +106,12 @@ def is_intact(folder: Path, name: str, *, made_from: str, files: Sequence[Path] 
     return {_relative(path, folder) for path in files} <= receipt.files.keys() and _fits(receipt, folder)
 
 
+def origin(folder: Path, name: str) -> str | None:
+    """What a piece of work was made from, as given to :func:`begin` or :func:`complete`; None where nobody knows."""
+    receipt = _read(folder, name)
+    return None if receipt is None else receipt.made_from
+
+
 def _read(folder: Path, name: str) -> Receipt | None:
     try:
         return read_json(Receipt, _path(folder, name))
@@ -106,8 +120,12 @@ def _read(folder: Path, name: str) -> Receipt | None:
 
 
 def _fits(receipt: Receipt, folder: Path) -> bool:
+    return all(_is_as_recorded(receipt, folder, path) for path in receipt.files)
+
+
+def _is_as_recorded(receipt: Receipt, folder: Path, path: str) -> bool:
     try:
-        return all(file_digest(folder / path) == found for path, found in receipt.files.items())
+        return file_digest(folder / path) == receipt.files[path]
     except OSError:
         return False
 
@@ -117,4 +135,4 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _path(folder: Path, name: str) -> Path:
-    return folder / _FOLDER / f"{name}.json"
+    return folder / RECEIPTS_DIR / f"{name}.json"

@@ -105,13 +105,13 @@ class FitReport:
     Args:
         iterations: Optimizer steps taken in all, resumed ones included.
         seconds: Wall time spent on training and validation passes, resumed ones included.
-        best_score: Best smoothed validation Dice over patches.
+        best_score: Best smoothed validation Dice over patches; None where the history of a finished run is lost.
         record: What was trained.
     """
 
     iterations: int
     seconds: float
-    best_score: float
+    best_score: float | None
     record: RunRecord
 
 

@@ -60,6 +60,8 @@ class TrainingConfig:
         optimizer: "sgd" (Nesterov), "adam", "adamw", or "auto": SGD, except under a time budget too short for it.
         learning_rate: Initial learning rate; None takes the optimizer's own (0.01 for SGD).
         momentum: Momentum of SGD.
+        amsgrad: Whether Adam and AdamW divide by the largest second moment so far (https://arxiv.org/abs/1904.09237),
+            as nnU-Net's Adam trainers do.
         weight_decay: L2 penalty on all parameters; None takes the optimizer's own (3e-5 for SGD).
         gradient_clip: Largest global gradient norm.
         schedule: Curve of the learning rate. "poly" is nnU-Net's; "step" takes a tenth after 1/2 and 3/4 of the run;
@@ -90,8 +92,10 @@ class TrainingConfig:
             the training cases: ignored voxels, and foreground that is missing by the table's column annotated.
         pseudo_confidence: Least probability with which it may label an ignored voxel.
         augmentation: Random variation of patches: "nnunet"; "light" (rotation, zoom, brightness, contrast, mirroring);
-            "strong" (twice as often, at most every second patch, with shifts and elastic bending); or "none", which
-            does not mirror either. Steps may be added and taken away: "nnunet-blur", "none+rotation+mirror".
+            "strong" (twice as often, at most every second patch, with shifts and elastic bending); "da5" (nnU-Net's
+            trainer of that name: wider ranges, quarter turns, rectangles, gradients, sharpening); or "none", which
+            does not mirror either. Steps may be added and taken away: "nnunet-blur", "none+rotation+mirror"; and
+            "+all_planes" turns flat patches in all planes, "+nearest_labels" does not interpolate labels.
         mirroring: Axes of the patch that are mirrored in training and prediction: "all" that the plan allows, "none",
             or numbers such as "0,1".
         seed: Seed of weights, patch choice and augmentation.
@@ -117,6 +121,7 @@ class TrainingConfig:
     optimizer: OptimizerName = "auto"
     learning_rate: float | None = None
     momentum: float = 0.99
+    amsgrad: bool = False
     weight_decay: float | None = None
     gradient_clip: float = 12.0
     schedule: ScheduleName = "poly"
@@ -157,6 +162,8 @@ class TrainingConfig:
                     raise ValueError(f"{name} must {words}, got {value}")
         if self.volume_patience is not None and self.volume_every is None:
             raise ValueError("volume_patience counts validations over whole volumes: set volume_every too")
+        if self.amsgrad and self.optimizer not in ("adam", "adamw"):
+            raise ValueError(f"amsgrad is for optimizer=adam and optimizer=adamw, not for {self.optimizer}")
         parse_recipe(self.augmentation)
         if re.fullmatch(r"all|none|[012](,[012])*", self.mirroring) is None:
             raise ValueError(f"mirroring must be all, none or axes such as 0,1, got {self.mirroring!r}")

@@ -34,6 +34,9 @@ _ALWAYS = ("SimpleITK", "threadpoolctl")  # what every worker imports
 _TRIES = 5
 _RETRY_SECONDS = 0.1
 
+KILLED = -9
+"""Exit code of a process that SIGKILL ended; Windows has no such signal."""
+
 END_SECONDS = 2.0
 """Between asking a process to end and making it."""
 
@@ -179,7 +182,7 @@ def how_it_ended(exit_code: int | None, peak: int) -> str:
         name = signal.Signals(-exit_code).name
     except ValueError:
         name = f"signal {-exit_code}"
-    return f"was killed by {name}{used}{': out of memory?' if exit_code == -signal.SIGKILL else ''}"
+    return f"was killed by {name}{used}{': out of memory?' if exit_code == KILLED else ''}"
 
 
 def end_workers(workers: Sequence[Worker]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from autoseg.codec import write_json
 from autoseg.geometry import Geometry
@@ -19,6 +20,9 @@ from autoseg.labels import LabelScheme
 from autoseg.pipeline.prepare import plan_and_preprocess
 from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan, ResamplingPlan
 from autoseg.workspace import Workspace
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -139,6 +139,65 @@ def test_an_empty_lock_file_that_gets_a_holder_is_left_alone(tmp_path: Path) -> 
     assert path.read_text(encoding="utf-8") == "somebody's"
 
 
+def test_a_dead_file_is_removed_by_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "fold.lock"
+    path.touch()
+    before = _state(path)
+    assert before is not None
+    claim = tmp_path / "fold.lock.removing"
+    claim.touch()
+    assert not _remove(path, before)  # another one is at it
+    assert path.exists()
+    os.utime(claim, (1, 1))  # and was killed, long ago
+    assert _remove(path, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_locks_work_without_kernel_locks(tmp_path: Path) -> None:
+    """As on systems that have no fcntl: taken, refused to a second process, taken over from a dead and an empty one."""
+    code = """
+import sys
+sys.modules["fcntl"] = None
+import os, signal, subprocess
+from pathlib import Path
+from autoseg.errors import LockedError
+from autoseg.lock import hold, holder
+path = Path(sys.argv[1])
+if sys.argv[2] == "hold":
+    with hold(path, "it"):
+        print("held", flush=True)
+        input()
+    sys.exit()
+for kill in (False, True):
+    command = [sys.executable, __file__, str(path), "hold"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\\n"
+        try:
+            with hold(path, "it"):
+                sys.exit("held twice")
+        except LockedError as error:
+            assert f"in use by process {other.pid}" in str(error), error
+        if kill:
+            other.send_signal(signal.SIGKILL)
+        else:
+            other.communicate("\\n")
+        other.wait()
+    assert path.exists() == kill
+    with hold(path, "it"):
+        assert f"process {os.getpid()} on " in holder(path)
+path.touch()
+told = []
+with hold(path, "it", tell=told.append):
+    assert "named no process" in told[0]
+print("all right")
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code, encoding="utf-8")
+    command = [sys.executable, str(script), str(tmp_path / "fold.lock"), "all"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "all right\n", done.stderr
+
+
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to, root included")
 def test_a_folder_that_cannot_be_written_to_is_named() -> None:
     refused = pytest.raises(SettingsError, match=r"^/proc/self/autoseg cannot be written to: ")

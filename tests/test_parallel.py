@@ -90,6 +90,38 @@ def test_a_consumer_that_stops_early_leaves_no_process_behind() -> None:
         next(results)
 
 
+@pytest.mark.timeout(120)
+def test_spawned_processes_do_what_forked_ones_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on systems without a server process to fork from: results, failures, deaths, and the cases they are at."""
+    monkeypatch.setattr("autoseg.workers._HAS_SERVER", False)
+    with WorkerPool(2) as pool:
+        pool.start(["autoseg.geometry"])
+        assert list(pool.map(math.factorial, range(6))) == [math.factorial(n) for n in range(6)]
+        assert {worker.process.name.split("-")[0] for worker in pool._crew.members} == {"SpawnProcess"}
+        with pytest.raises(WorkerError, match=r"case -4\.0 failed in a worker: ValueError: ") as caught:
+            list(pool.map(math.sqrt, [1.0, -4.0]))
+        assert "Traceback" in caught.value.details
+        with pytest.raises(DatasetError, match="absent_a is not a folder"):
+            list(pool.map(load_dataset, [tmp_path / "absent_a", tmp_path / "absent_b"]))
+        with pytest.raises(WorkerError, match=r"case 9: its worker process ended with exit code 9"):
+            list(pool.map(os._exit, [9, 9], label=str))
+        assert list(pool.map(abs, [-1, -2])) == [1, 2]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_worker_killed_once_is_replaced_and_one_killed_twice_is_told() -> None:
+    kill, told = "__import__('os').kill(__import__('os').getpid(), 9)", list[str]()
+    with (
+        WorkerPool(2, tell=told.append) as pool,
+        pytest.raises(WorkerError, match=r"case deadly: .* killed by SIGKILL at .* GB: out of memory\? So it did when"),
+    ):
+        list(pool.map(eval, [kill, "1"], label=lambda job: "deadly" if job == kill else job))
+    assert len(told) == 1
+    assert "case deadly: its worker process was killed by SIGKILL" in told[0]
+    assert "It is tried again, with 1 of 2 worker processes" in told[0]
+
+
 def test_default_is_at_least_one_worker() -> None:
     assert 1 <= default_workers() <= (os.cpu_count() or 1)
 

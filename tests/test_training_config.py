@@ -64,7 +64,7 @@ WRONG = [
     ("time_budget=-5", "time_budget must be positive, got -5.0"),
     ("optimizer=adamm", "--set optimizer=adamm: optimizer must be one of 'auto', 'sgd', 'adam', 'adamw'"),
     ("schedule=linear", "--set schedule=linear: schedule must be one of 'poly', 'cosine'"),
-    ("augmentation=heavy", "augmentation=heavy: 'heavy' is no strength; known are nnunet, light, strong, none"),
+    ("augmentation=heavy", "augmentation=heavy: 'heavy' is no strength; known are nnunet, light, strong, da5, none"),
     ("augmentation=none+rotate", "augmentation=none+rotate: 'rotate' is no step; did you mean rotation?"),
     ("mirroring=0,3", "mirroring must be all, none or axes such as 0,1, got '0,3'"),
     ("patience=0", "patience must be positive, got 0"),

@@ -120,7 +120,13 @@ def _decide(job: TrainingJob, device: torch.device) -> RunRecord:
 
 def _refuse_unknown_loss(job: TrainingJob) -> None:
     """Build the loss once, before a record would tie the other folds to settings that cannot be trained."""
-    build_loss(job.config.loss, labels=job.plan.labels, batch_dice=job.configuration.batch_dice, num_scales=1)
+    build_loss(
+        job.config.loss,
+        labels=job.plan.labels,
+        batch_dice=job.configuration.batch_dice,
+        num_scales=1,
+        extent=job.configuration.patch_extent,
+    )
 
 
 def _choose_optimizer(

@@ -14,8 +14,8 @@ from torch import nn
 
 from autoseg.codec import from_plain, to_plain
 from autoseg.communication import require_same, wait
-from autoseg.errors import ArtifactError
-from autoseg.history import EpochRow
+from autoseg.errors import ArtifactError, MissingArtifactError
+from autoseg.history import EpochRow, read_rows, write_rows
 from autoseg.inference.model import ModelRecord, read_checkpoint, write_checkpoint
 from autoseg.progress import Progress
 from autoseg.ranks import ALONE, Ranks
@@ -93,6 +93,29 @@ def keep_epochs(
     for path in run.root.glob("checkpoint_epoch*.pt"):
         if path not in kept:
             path.unlink()
+
+
+def finished_rows(run: RunPaths, progress: Progress, *, ranks: Ranks = ALONE) -> tuple[EpochRow, ...]:
+    """The history of a finished run; where log.csv does not say what the checkpoint does, it is written again.
+
+    Returns:
+        One entry per epoch; empty where neither the last checkpoint nor the log can be read.
+    """
+    try:
+        training = read_checkpoint(run.last).training or {}
+        rows = from_plain(TrainingState, json.loads(training["state"])).rows
+    except (ArtifactError, MissingArtifactError, KeyError, ValueError):
+        rows = ()
+    try:
+        logged = read_rows(run.log)
+    except ArtifactError as error:
+        progress.message(f"{error}; {'it is written again' if rows else 'how the run went is not known any more'}")
+        logged = ()
+    if not rows:
+        return logged
+    if rows != logged and ranks.is_first:
+        write_rows(rows, run.log)
+    return rows
 
 
 def resume_training(

@@ -166,6 +166,7 @@ def build_optimizer(
     learning_rate: float,
     momentum: float,
     weight_decay: float,
+    amsgrad: bool = False,
 ) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum (nnU-Net), Adam or AdamW; the decay covers every parameter, as in nnU-Net."""
     if name == "sgd":
@@ -177,8 +178,8 @@ def build_optimizer(
             weight_decay=weight_decay,
         )
     if name == "adam":
-        return torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    return torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        return torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay, amsgrad=amsgrad)
+    return torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, amsgrad=amsgrad)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -141,6 +141,7 @@ def make_stepper(
         batch_dice=configuration.batch_dice,
         num_scales=len(configuration.network.output_strides),
         supervision=configuration.network.supervision,
+        extent=configuration.patch_extent,
     ).to(device)
     called, unused = network, frozenset[str]()
     own = replace(configuration, batch_size=len(ranks.share(configuration.batch_size)))
@@ -161,6 +162,7 @@ def make_stepper(
             learning_rate=learning_rate,
             momentum=config.momentum,
             weight_decay=weight_decay,
+            amsgrad=config.amsgrad,
         ),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "float16"),
         device=device,

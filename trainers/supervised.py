@@ -17,7 +17,7 @@ from autoseg.data.loading import Batch, make_loader
 from autoseg.data.watched import deaths_told
 from autoseg.errors import SettingsError
 from autoseg.figures import draw_progress
-from autoseg.history import EpochRow, read_rows, write_rows
+from autoseg.history import EpochRow, write_rows
 from autoseg.inference.model import ModelRecord
 from autoseg.inference.predictor import InferenceOptions
 from autoseg.inference.volumes import predicting, score_volumes
@@ -28,7 +28,7 @@ from autoseg.ranks import ALONE, Ranks
 from autoseg.training import FitReport, RunLogger, RunRecord, TrainingJob, num_input_channels
 
 from .agreement import agree_on_run
-from .checkpoints import TrainingState, keep_epochs, resume_training, save_training
+from .checkpoints import TrainingState, finished_rows, keep_epochs, resume_training, save_training
 from .loggers import open_loggers
 from .optimization import Length, run_length, set_learning_rate
 from .repeatable import deterministic_algorithms
@@ -65,7 +65,7 @@ class SupervisedTrainer:
         device = torch.device(job.device)
         record = agree_on_run(job, device, progress)
         if job.run.final.is_file():
-            return _report(record, read_rows(job.run.log))
+            return _report(record, finished_rows(job.run, progress, ranks=job.ranks))
         stepper = make_stepper(
             record.configuration,
             job.plan,
@@ -101,9 +101,9 @@ class SupervisedTrainer:
 def _report(record: RunRecord, rows: Sequence[EpochRow]) -> FitReport:
     """What a finished run came to, from its history."""
     return FitReport(
-        iterations=rows[-1].iterations,
-        seconds=rows[-1].seconds,
-        best_score=max(row.ema_dice for row in rows),
+        iterations=rows[-1].iterations if rows else 0,
+        seconds=rows[-1].seconds if rows else 0.0,
+        best_score=max((row.ema_dice for row in rows), default=None),
         record=record,
     )
 

@@ -1,6 +1,6 @@
 """How far patches may be turned and mirrored, and how large a patch must be read so that turning shows no border.
 
-Everything here follows nnU-Net's rules and needs nothing but a configuration.
+Everything here follows nnU-Net's rules and needs nothing but a configuration and a recipe.
 """
 
 from __future__ import annotations
@@ -9,25 +9,26 @@ import math
 
 import numpy as np
 
+from autoseg.augmentation.recipe import NNUNET, AugmentationRecipe
 from autoseg.plan import Configuration
 
 _MOST_ANISOTROPIC = 3.0  # longest over first edge of a 3D patch that is still turned in all planes
 _MOST_ELONGATED = 1.5  # longest over shortest edge of a 2D patch that is still turned all round
-_LARGEST_ZOOM = 0.85
+_LARGEST_ZOOM, _LARGEST_ZOOM_OF_DA5 = 0.85, 0.7
 
 
-def is_anisotropic(configuration: Configuration) -> bool:
+def is_anisotropic(configuration: Configuration, recipe: AugmentationRecipe = NNUNET) -> bool:
     """Whether a 3D patch is so flat along its first axis that it is only turned within the planes of the others."""
     patch = configuration.patch_size
-    return len(patch) == 3 and max(patch) / patch[0] > _MOST_ANISOTROPIC
+    return len(patch) == 3 and max(patch) / patch[0] > _MOST_ANISOTROPIC and not recipe.all_planes
 
 
-def rotation_range(configuration: Configuration) -> float:
+def rotation_range(configuration: Configuration, recipe: AugmentationRecipe = NNUNET) -> float:
     """Largest rotation angle in either direction, in radians."""
     patch = configuration.patch_size
     if len(patch) == 2:
         return math.radians(15) if max(patch) / min(patch) > _MOST_ELONGATED else math.pi
-    return math.pi if is_anisotropic(configuration) else math.radians(30)
+    return math.pi if is_anisotropic(configuration, recipe) else math.radians(30)
 
 
 def mirror_axes(configuration: Configuration) -> tuple[int, ...]:
@@ -35,17 +36,17 @@ def mirror_axes(configuration: Configuration) -> tuple[int, ...]:
     return tuple(range(configuration.ndim)) if configuration.mirror_axes is None else configuration.mirror_axes
 
 
-def initial_patch_size(configuration: Configuration) -> tuple[int, ...]:
+def initial_patch_size(configuration: Configuration, recipe: AugmentationRecipe = NNUNET) -> tuple[int, ...]:
     """Edges of the patch that is read before it is turned, scaled and cut to the configuration's patch size.
 
     The patch's diagonal is turned about each axis by the largest angle, at most a right one; the longest result per
     axis is enlarged for the zoom. This covers most rotations, not all: corners that stay outside are padded.
     """
     patch = np.asarray(configuration.patch_size, dtype=float)
-    angle = min(math.pi / 2, rotation_range(configuration))
+    angle = min(math.pi / 2, rotation_range(configuration, recipe))
     reach = np.max([patch, *(np.abs(patch @ matrix) for matrix in _rotations(angle, len(patch)))], axis=0)
-    initial = [int(edge) for edge in reach / _LARGEST_ZOOM]
-    if is_anisotropic(configuration):
+    initial = [int(edge) for edge in reach / (_LARGEST_ZOOM_OF_DA5 if recipe.is_da5 else _LARGEST_ZOOM)]
+    if is_anisotropic(configuration, recipe):
         initial[0] = configuration.patch_size[0]
     return tuple(initial)
 

@@ -20,15 +20,35 @@ _CHANCES = {
     "inverted_gamma": 0.1,
     "gamma": 0.3,
     "mirror": 0.5,
+    "rot90": 0.5,
+    "transpose": 0.5,
+    "median": 0.2,
+    "additive_brightness": 0.1,
+    "rectangles": 0.4,
+    "brightness_gradient": 0.3,
+    "local_gamma": 0.3,
+    "sharpening": 0.2,
 }
 """Step -> share of patches, nnU-Net's where nnU-Net has the step."""
 
-_ASKED_FOR = ("histogram",)  # in no strength
+OF_DA5 = (
+    *("rot90", "transpose", "median", "additive_brightness"),
+    *("rectangles", "brightness_gradient", "local_gamma", "sharpening"),
+)
+"""What nnU-Net has in its trainer DA5 only."""
+
+_DA5 = {"rotation": 0.4, "low_resolution": 0.15, "contrast": 0.2}  # shares that differ there
+_ASKED_FOR = ("histogram", *OF_DA5)  # in no strength but da5
+_FLAGS = ("all_planes", "nearest_labels")
 _SPATIAL = ("rotation", "scaling", "translation", "elastic")
 _STRENGTHS: dict[str, tuple[str, ...]] = {
     "nnunet": tuple(name for name in _CHANCES if name not in ("translation", "elastic", *_ASKED_FOR)),
     "light": ("rotation", "scaling", "brightness", "contrast", "mirror"),
     "strong": tuple(name for name in _CHANCES if name not in _ASKED_FOR),
+    "da5": (
+        *("rotation", "scaling", "noise", "blur", "contrast", "low_resolution", "inverted_gamma", "mirror"),
+        *OF_DA5,
+    ),
     "none": (),
 }
 _STRONG_FACTOR = 2.0
@@ -41,9 +61,15 @@ class AugmentationRecipe:
 
     Args:
         chances: Step and share of the patches that get it; a step that is not listed is left out.
+        is_da5: Whether steps have the wide ranges of nnU-Net's trainer DA5, and its order.
+        all_planes: Whether patches that are flat along their first axis are turned in all planes too.
+        nearest_labels: Whether moved voxels take the nearest label, not the one that linear interpolation favors.
     """
 
     chances: tuple[tuple[str, float], ...]
+    is_da5: bool = False
+    all_planes: bool = False
+    nearest_labels: bool = False
 
     def chance(self, step: str) -> float:
         """Share of the patches that get a step; 0 where it is left out."""
@@ -59,7 +85,8 @@ def parse_recipe(text: str) -> AugmentationRecipe:
     """Read a recipe.
 
     Args:
-        text: A strength ("nnunet", "light", "strong", "none"), then steps with + or -: "nnunet-blur", "none+rotation".
+        text: A strength ("nnunet", "light", "strong", "da5", "none"), then steps with + or -: "nnunet-blur",
+            "none+rotation"; "+all_planes" and "+nearest_labels" change how patches are moved.
 
     Raises:
         ValueError: When a strength or step is unknown; offers a close one.
@@ -71,18 +98,29 @@ def parse_recipe(text: str) -> AugmentationRecipe:
     strength, *changes = re.split(r"(?=[+-])", text)
     if strength not in _STRENGTHS:
         raise ValueError(f"augmentation={text}: {strength!r} is no strength; known are {', '.join(_STRENGTHS)}")
-    steps = set(_STRENGTHS[strength])
+    steps, flags = set(_STRENGTHS[strength]), set[str]()
     for change in changes:
         sign, step = change[0], change[1:]
+        if step in _FLAGS:
+            flags = flags | {step} if sign == "+" else flags - {step}
+            continue
         if step not in _CHANCES:
-            close = difflib.get_close_matches(step, _CHANCES, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(_CHANCES)}"
+            known = (*_CHANCES, *_FLAGS)
+            close = difflib.get_close_matches(step, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
             raise ValueError(f"augmentation={text}: {step!r} is no step; {hint}")
         steps = steps | {step} if sign == "+" else steps - {step}
     chances = {step: chance for step, chance in _CHANCES.items() if step in steps}
     if strength == "strong":
         chances = {step: max(chance, min(_STRONG_FACTOR * chance, _STRONG_MOST)) for step, chance in chances.items()}
-    return AugmentationRecipe(chances=tuple(chances.items()))
+    if strength == "da5":
+        chances = {step: _DA5.get(step, chance) for step, chance in chances.items()}
+    return AugmentationRecipe(
+        chances=tuple(chances.items()),
+        is_da5=strength == "da5",
+        all_planes="all_planes" in flags,
+        nearest_labels="nearest_labels" in flags,
+    )
 
 
 NNUNET = parse_recipe("nnunet")

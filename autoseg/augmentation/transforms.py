@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoseg.augmentation.da5 import added_steps, da5_steps
 from autoseg.augmentation.patch import is_anisotropic, rotation_range
 from autoseg.augmentation.patch import mirror_axes as all_axes
 from autoseg.augmentation.previous_stage import distort, one_hot
-from autoseg.augmentation.recipe import NNUNET, AugmentationRecipe
+from autoseg.augmentation.recipe import NNUNET, OF_DA5, AugmentationRecipe
 from autoseg.augmentation.targets import make_targets
+from autoseg.errors import SettingsError
 from autoseg.labels import LabelScheme
 from autoseg.plan import Configuration
 
@@ -91,13 +93,23 @@ def build_training_transform(
         labels: What is segmented.
         recipe: Which steps, and how often; the default is nnU-Net's.
         mirror_axes: Axes that are mirrored, where the recipe mirrors; None takes all.
+
+    Raises:
+        SettingsError: When the recipe has steps that would vary the slices of one stack each for itself.
     """
     from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
     from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
     axes = all_axes(configuration) if mirror_axes is None else mirror_axes
     mirror = [MirrorTransform(allowed_axes=axes)] if axes and recipe.chance("mirror") else []
-    steps = [*_spatial_steps(configuration, recipe), *_intensity_steps(configuration, recipe), *mirror]
+    spatial = _spatial_steps(configuration, recipe)
+    if configuration.slices is not None and any(recipe.chance(step) for step in OF_DA5):
+        raise SettingsError("the steps of augmentation=da5 are not for slices with their neighbors as channels")
+    if recipe.is_da5:
+        steps = [*spatial, *da5_steps(configuration, recipe, mirror)]
+    else:
+        turns, changes = added_steps(configuration, recipe)
+        steps = [*spatial, *turns, *_intensity_steps(configuration, recipe), *mirror, *changes]
     return PatchTransform(configuration, labels, variation=ComposeTransforms(steps))
 
 
@@ -116,8 +128,8 @@ def _spatial_steps(configuration: Configuration, recipe: AugmentationRecipe) -> 
     from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
     from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 
-    angle = rotation_range(configuration)
-    is_flat = is_anisotropic(configuration)
+    angle = rotation_range(configuration, recipe)
+    is_flat = is_anisotropic(configuration, recipe)
     patch = configuration.patch_size[1:] if is_flat else configuration.patch_size
     shifts = recipe.chance("translation") > 0
     spatial = SpatialTransform(
@@ -131,9 +143,11 @@ def _spatial_steps(configuration: Configuration, recipe: AugmentationRecipe) -> 
         p_synchronize_def_scale_across_axes=1,
         p_rotation=recipe.chance("rotation"),
         rotation=(-angle, angle),
+        p_rot_per_axis=0.5 if recipe.is_da5 else 1,
         p_scaling=recipe.chance("scaling"),
-        scaling=(0.7, 1.4),
-        p_synchronize_scaling_across_axes=1,
+        scaling=(0.7, 1.43) if recipe.is_da5 else (0.7, 1.4),
+        p_synchronize_scaling_across_axes=0 if recipe.is_da5 else 1,
+        mode_seg="nearest" if recipe.nearest_labels else "bilinear",
         border_mode_seg="constant",
         padding_value_seg=-1,
     )
@@ -171,7 +185,7 @@ def _intensity_steps(configuration: Configuration, recipe: AugmentationRecipe) -
         scale=(0.5, 1),
         synchronize_channels=False,
         synchronize_axes=True,
-        ignore_axes=(0,) if is_anisotropic(configuration) or configuration.slices is not None else None,
+        ignore_axes=(0,) if is_anisotropic(configuration, recipe) or configuration.slices is not None else None,
         p_per_channel=0.5,
     )
     in_slices = {"noise": noise, "blur": blur}

@@ -83,8 +83,7 @@ def _run(action: Callable[[], None], *, debug: bool) -> int:
             errors.print(error.details, markup=False, highlight=False)
         return _fail(error, EXIT_WRONG_USE, debug=debug)
     except KeyboardInterrupt:
-        errors.print("Interrupted. The same command goes on where this one stopped.")
-        return EXIT_INTERRUPTED
+        return tell_interrupted()
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -98,6 +97,12 @@ def _run(action: Callable[[], None], *, debug: bool) -> int:
     return 0
 
 
+def tell_interrupted() -> int:
+    """Say what to do after Ctrl-C; the exit code is returned."""
+    errors.print("Interrupted. The same command goes on where this one stopped.")
+    return EXIT_INTERRUPTED
+
+
 @contextmanager
 def _insistent_interrupts() -> Iterator[None]:
     """Repeat an interrupt that did not end the block: Python ignores what is raised while it tidies up an object."""
@@ -107,19 +112,34 @@ def _insistent_interrupts() -> Iterator[None]:
     again: list[threading.Timer] = []
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        timer = threading.Timer(_INTERRUPT_AGAIN_SECONDS, signal.raise_signal, [number])
+        timer = threading.Timer(_INTERRUPT_AGAIN_SECONDS, _interrupt_main_thread, [number])
         timer.daemon = True
         timer.start()
         again.append(timer)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    def tell(unraisable: Any) -> None:  # noqa: ANN401 - the interpreter's own type has no name
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):  # which comes again; its traceback says nothing
+            told_before(unraisable)
+
+    before, told_before = signal.signal(signal.SIGINT, interrupt), sys.unraisablehook
+    sys.unraisablehook = tell
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = told_before
         for timer in again:
             timer.cancel()
+
+
+def _interrupt_main_thread(number: int) -> None:
+    """Send a signal so that it also ends a wait; one that another thread raises is looked at after the wait."""
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, number)
+    else:  # Windows
+        signal.raise_signal(number)
 
 
 def _memory_ran_out() -> str:

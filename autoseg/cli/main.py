@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 from autoseg.cli import (
     check,
@@ -26,7 +27,7 @@ from autoseg.cli import (
     serve,
     train,
 )
-from autoseg.cli.app import app
+from autoseg.cli.app import app, tell_interrupted
 
 __all__ = ["app", "main"]
 
@@ -61,5 +62,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(prog_name="autoseg")
+    except KeyboardInterrupt:  # before a command began
+        sys.exit(tell_interrupted())
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: taking the modules apart need not be interrupted

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from autoseg.pipeline.engines import FoldCommand, JobNeeds
     from autoseg.pipeline.jobs import Engine
     from autoseg.pipeline.train import TrainingReport
+    from autoseg.training_config import TrainingConfig
 
 
 @command("train")
@@ -101,10 +102,11 @@ def train(
     if engine != "local" or gpus_per_job is not None or cpus_per_job is not None or slurm:
         if fold is not None or not ranks.is_alone:
             raise SettingsError("--engine trains every missing fold; leave out FOLD, and do not start it with torchrun")
-        options = _words(assignments, variant=variant, device=device, workers=workers, pretrained=pretrained)
-        options += [] if network is None else ["--network", network]
         needs = _needs(gpus_per_job, cpus_per_job, slurm or ())
         for part in parts:
+            shared = _with_budget_share(assignments, config, part, configuration)
+            options = _words(shared, variant=variant, device=device, workers=workers, pretrained=pretrained)
+            options += [] if network is None else ["--network", network]
             _train_elsewhere(engine, part, configuration, options, needs, variant, progress)
         return
     messages.quiet = messages.quiet or not ranks.is_first
@@ -210,6 +212,17 @@ def _train_elsewhere(
         output.print(f"{job}: trained", markup=False, highlight=False)
     if not trained:
         progress.message(_nothing_to_do(configuration))
+
+
+def _with_budget_share(
+    assignments: Sequence[str], config: TrainingConfig, workspace: Workspace, configuration: str
+) -> list[str]:
+    """The settings of one fold as words; a time budget is that of the whole command."""
+    from autoseg.pipeline.train import with_budget_share
+
+    share = with_budget_share(config, workspace, [configuration]).time_budget
+    others = [words for words in assignments if not words.startswith("time_budget=")]
+    return [*others, *_assignments({"time_budget": share})]
 
 
 def _words(

@@ -109,7 +109,9 @@ class PatchBatches(Dataset[Batch]):
         recipe = parse_recipe(augmentation)
         self._histogram_chance = recipe.chance("histogram") if augment else 0.0
         if augment and recipe.chances:
-            self._patch_size = initial_patch_size(configuration) if recipe.moves_voxels else configuration.patch_size
+            self._patch_size = (
+                initial_patch_size(configuration, recipe) if recipe.moves_voxels else configuration.patch_size
+            )
             self._transform = build_training_transform(configuration, labels, recipe=recipe, mirror_axes=mirror_axes)
         else:
             self._patch_size = configuration.patch_size

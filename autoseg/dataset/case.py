@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoseg.errors import DatasetError
 from autoseg.labels import LabelScheme
 
 
@@ -62,3 +63,20 @@ class Dataset:
     training: tuple[Case, ...]
     test: tuple[Case, ...]
     declared_in: str = "dataset.json"
+
+
+def named_path(folder: Path, name: str, *, declared_in: str | Path) -> Path:
+    """The absolute path of a file that a dataset names.
+
+    Args:
+        folder: What relative names begin at.
+        name: As it is written.
+        declared_in: Where, for the message.
+
+    Raises:
+        DatasetError: When there can be no such file.
+    """
+    try:
+        return (folder / name).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # a zero byte, a name too long, a link to itself
+        raise DatasetError(f"{declared_in}: {name!r} cannot be the path of a file: {error}") from None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoseg.dataset.case import Case, Dataset
+from autoseg.dataset.case import Case, Dataset, named_path
 from autoseg.errors import DatasetError
 from autoseg.labels import LabelScheme
 
@@ -62,8 +62,8 @@ def _case(entry: object, root: Path, path: Path, *, is_test: bool = False) -> Ca
     keys = ("image",) if is_test else ("image", "label")
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in keys):
         raise DatasetError(f'{path}: a training case must be {{"image": ..., "label": ...}}, found {entry!r}')
-    image = (root / entry["image"]).resolve()
-    label = None if is_test else (root / entry["label"]).resolve()
+    image = named_path(root, entry["image"], declared_in=path)
+    label = None if is_test else named_path(root, entry["label"], declared_in=path)
     return Case(id=image.name.removesuffix(_ending(image, path)), images=(image,), label=label)
 
 

@@ -119,10 +119,10 @@ def _check_files(dataset: Dataset) -> None:
             raise DatasetError(f"{dataset.root}: case id {case.id!r} cannot be a file name")
         for path in case.images:
             if not path.is_file() and not is_series(path):
-                raise DatasetError(f"{path}, an image of case {case.id}, does not exist")
+                raise DatasetError(f"{path}, an image of case {case.id}, is no file ({dataset.declared_in})")
     for case in dataset.training:
         if case.label is None or not (case.label.is_file() or is_series(case.label)):
-            raise DatasetError(f"case {case.id} has no label: {case.label} does not exist")
+            raise DatasetError(f"case {case.id} has no label: {case.label} is no file ({dataset.declared_in})")
     for cases in (dataset.training, dataset.test):
         ids = [case.id for case in cases]
         if len(set(ids)) != len(ids):

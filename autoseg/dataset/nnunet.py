@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoseg.dataset.case import Case, Dataset
+from autoseg.dataset.case import Case, Dataset, named_path
 from autoseg.errors import DatasetError
 from autoseg.image import is_series, read_header
 from autoseg.labels import LabelScheme
@@ -127,8 +127,9 @@ def _cases_from_table(entries: object, root: Path, path: Path) -> tuple[Case, ..
     for case_id, entry in entries.items():
         if not _is_case(entry):
             raise DatasetError(f'{path}: dataset.{case_id} must be {{"images": [...], "label": ...}}')
-        images = tuple((root / p).resolve() for p in entry["images"])
-        cases.append(Case(id=str(case_id), images=images, label=(root / entry["label"]).resolve()))
+        images = tuple(named_path(root, p, declared_in=path) for p in entry["images"])
+        label = named_path(root, entry["label"], declared_in=path)
+        cases.append(Case(id=str(case_id), images=images, label=label))
     return tuple(sorted(cases, key=lambda c: c.id))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autoseg.dataset.case import Case, Dataset
+from autoseg.dataset.case import Case, Dataset, named_path
 from autoseg.dataset.patterns import assemble
 from autoseg.dataset.source import DatasetSource
 from autoseg.errors import DatasetError
@@ -102,10 +102,11 @@ def _case(row: dict[str, str], image_columns: Sequence[str], path: Path, line: i
     label = row.get("label", "")
     if part in _TRAINING[:-1] and not label:
         raise DatasetError(f"{path}, line {line}: case {row['case']} is for training and has no label")
+    where = f"{path}, line {line}"
     return Case(
         id=row["case"],
-        images=tuple((path.parent / row[column]).resolve() for column in image_columns),
-        label=(path.parent / label).resolve() if label and part not in _TEST else None,
+        images=tuple(named_path(path.parent, row[column], declared_in=where) for column in image_columns),
+        label=named_path(path.parent, label, declared_in=where) if label and part not in _TEST else None,
         group=row.get("group") or None,
         domain=row.get("domain") or None,
         phase=row.get("phase") or None,

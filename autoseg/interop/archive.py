@@ -14,6 +14,7 @@ from autoseg.errors import ArtifactError, MissingArtifactError
 _MOST_FILES = 100_000
 _LARGEST_RATIO = 100  # weights and JSON hardly shrink to a tenth; a deflate bomb reaches a thousandth
 _SMALL = 1 << 20  # bytes that may shrink as they like
+_SMALL_IN_ALL = 1 << 26  # and all files together
 
 
 def extract(archive: Path, folder: Path, *, is_wanted: Callable[[str], bool]) -> tuple[str, ...]:
@@ -78,5 +79,10 @@ def _check_sizes(wanted: list[zipfile.ZipInfo], archive: Path, free: int) -> Non
                 "more than a model plausibly does; it is not unpacked"
             )
     total = sum(entry.file_size for entry in wanted)
+    if total > _SMALL_IN_ALL + _LARGEST_RATIO * archive.stat().st_size:
+        raise ArtifactError(
+            f"{archive} would unpack from {archive.stat().st_size} to {total} bytes, more than a model plausibly does; "
+            "it is not unpacked"
+        )
     if total > free:
         raise ArtifactError(f"{archive} unpacks to {total} bytes, {free} are free on the disk")

@@ -23,12 +23,13 @@ from autoseg.interop.nnunet_plans import plans_table
 from autoseg.interop.nnunet_properties import case_properties, worked_grid, write_properties
 from autoseg.labels import LabelScheme
 from autoseg.parallel import default_workers, map_cases
+from autoseg.pipeline.folds import load_folds
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.case import CaseTrace
 from autoseg.preprocessing.crop import OUTSIDE
 from autoseg.preprocessing.store import CaseStore, write_array
 from autoseg.progress import LoggingProgress, Progress
-from autoseg.splits import read_splits, write_splits
+from autoseg.splits import write_splits
 from autoseg.workspace import Workspace
 
 
@@ -80,7 +81,7 @@ def export_preprocessed(
     progress = progress or LoggingProgress()
     plan, dataset = workspace.load_plan(), load_dataset(workspace.dataset_source)
     fingerprint = read_json(Fingerprint, workspace.fingerprint_path)
-    folds = read_splits(workspace.splits_path)
+    folds = load_folds(workspace)
     given = nnunet_declaration(dataset.root)
     new_values = consecutive(plan.labels)
     dataset = replace(dataset, name=folder_name(dataset.name), labels=with_values(plan.labels, new_values))

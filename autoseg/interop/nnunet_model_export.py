@@ -18,18 +18,16 @@ from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.history import EpochRow, read_rows
 from autoseg.inference.model import Checkpoint, read_checkpoint
 from autoseg.interop.nnunet_declaration import consecutive, declaration, folder_name, nnunet_declaration, with_values
-from autoseg.interop.nnunet_names import PLANNERS, TURNING_READERS, plain_name
-from autoseg.interop.nnunet_plans import complete_configuration_table, plans_table_of
-from autoseg.plan import Configuration, NetworkPlan, Plan
+from autoseg.interop.nnunet_names import ARCHITECTURES, PLANNERS, TURNING_READERS, plain_name
+from autoseg.interop.nnunet_plans import beyond_nnunet, complete_configuration_table, plans_table_of
+from autoseg.plan import Configuration, Plan
 from autoseg.progress import LoggingProgress, Progress
 from autoseg.splits import FoldName
 from autoseg.workspace import Workspace
 
 _TRAINER = "nnUNetTrainer"
 _ITERATIONS_PER_EPOCH = 250  # of nnU-Net's trainer
-_SAME = ("name", "features", "strides", "kernel_sizes", "encoder_blocks", "decoder_blocks", "deep_supervision")
 _PART_OF_BLOCK = re.compile(r"(.+)\.(conv|norm)\.(\w+)")
-_PLACES = {"conv": 0, "norm": 1}  # in all_modules
 _STAGE_OF_CASCADE = "3d_cascade_fullres"
 
 
@@ -103,14 +101,16 @@ def export_models(
     return folders
 
 
-def with_repetitions(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_repetitions(weights: Mapping[str, Tensor], *, has_dropout: bool = False) -> dict[str, Tensor]:
     """Parameters under every name that nnU-Net stores them under, in its order.
 
     Its blocks register convolution and normalization once more in ``all_modules``, and its decoder the encoder.
 
     Args:
         weights: Every parameter once, the encoder's first.
+        has_dropout: Whether a layer without parameters stands between convolution and normalization.
     """
+    places = {"conv": 0, "norm": 2 if has_dropout else 1}  # in all_modules
     blocks: dict[str, dict[str, Tensor]] = {}  # what stands by itself is a block of one
     for name, tensor in weights.items():
         part = _PART_OF_BLOCK.fullmatch(name)
@@ -120,7 +120,7 @@ def with_repetitions(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         repeated.update(parts)
         for name, tensor in parts.items():
             if part := _PART_OF_BLOCK.fullmatch(name):
-                repeated[f"{block}.all_modules.{_PLACES[part[2]]}.{part[3]}"] = tensor
+                repeated[f"{block}.all_modules.{places[part[2]]}.{part[3]}"] = tensor
     encoder = {name: tensor for name, tensor in repeated.items() if name.startswith("encoder.")}
     decoder = {name: tensor for name, tensor in repeated.items() if not name.startswith("encoder.")}
     return {**encoder, **{f"decoder.{name}": tensor for name, tensor in encoder.items()}, **decoder}
@@ -171,15 +171,9 @@ def _foreign(configuration: Configuration) -> str:
     network = configuration.network
     if configuration.slices is not None:
         return f"{configuration.context} slices as channels"
-    if network.name not in ("unet", "resenc"):
+    if network.name not in ARCHITECTURES:
         return f"name={network.name}"
-    usual = NetworkPlan(**{field: getattr(network, field) for field in _SAME})
-    differing = [
-        f"{field}={getattr(network, field)}"
-        for field in NetworkPlan.__dataclass_fields__
-        if field != "checkpointing" and getattr(network, field) != getattr(usual, field)
-    ]
-    return ", ".join(differing)
+    return ", ".join(beyond_nnunet(network))
 
 
 def _plans_of(workspace: Workspace, plan: Plan, one: _Exported, declared: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +232,7 @@ def _checkpoint_table(
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
     num_targets = len(checkpoint.record.labels.targets)
     return {
-        "network_weights": with_repetitions(weights),
+        "network_weights": with_repetitions(weights, has_dropout=checkpoint.record.configuration.network.dropout > 0),
         "optimizer_state": _optimizer_table(len(weights)),
         "grad_scaler_state": None,
         "logging": {

@@ -24,6 +24,20 @@ NORMALIZATIONS = {
     "none": "NoNormalization",
 }
 
+NORMS = {
+    "instance": "torch.nn.modules.instancenorm.InstanceNorm",
+    "batch": "torch.nn.modules.batchnorm.BatchNorm",
+}
+"""Classes of layers, which end in the number of axes."""
+
+NONLINEARITIES = {
+    "leaky_relu": "torch.nn.LeakyReLU",
+    "relu": "torch.nn.ReLU",
+    "elu": "torch.nn.ELU",
+    "gelu": "torch.nn.GELU",
+    "silu": "torch.nn.SiLU",
+}
+
 READERS_2D = {".png": "NaturalImage2DIO", ".bmp": "NaturalImage2DIO", ".tif": "NaturalImage2DIO"}
 READERS = {
     ".nii.gz": "SimpleITKIO",

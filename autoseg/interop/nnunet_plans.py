@@ -12,11 +12,13 @@ import numpy as np
 
 from autoseg.codec import from_plain, to_plain
 from autoseg.dataset import Dataset
-from autoseg.errors import ArtifactError
+from autoseg.errors import ArtifactError, PlanError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics
 from autoseg.interop.nnunet_names import (
     ARCHITECTURES,
+    NONLINEARITIES,
     NORMALIZATIONS,
+    NORMS,
     PLANNERS,
     READERS,
     READERS_2D,
@@ -179,13 +181,16 @@ def complete_configuration_table(
 
 
 def architecture_table(network: NetworkPlan) -> dict[str, Any]:
-    """A network in the form of nnUNetPlans.json.
+    """A network in the form of nnUNetPlans.json, as it is built: with its normalization, nonlinearity and dropout.
 
     Raises:
-        PlanError: When nnU-Net has no such network.
+        PlanError: When nnU-Net has no such network, or its plans cannot describe it.
     """
     architecture = counterpart(ARCHITECTURES, network.name, "network")
+    if foreign := beyond_nnunet(network):
+        raise PlanError(f"nnU-Net's plans cannot describe a network with {', '.join(foreign)}")
     ndim = len(network.strides[0])
+    nonlinearity = NONLINEARITIES[network.activation]
     return {
         "network_class_name": architecture.class_name,
         "arch_kwargs": {
@@ -197,15 +202,36 @@ def architecture_table(network: NetworkPlan) -> dict[str, Any]:
             architecture.encoder_key: list(network.encoder_blocks),
             "n_conv_per_stage_decoder": list(network.decoder_blocks),
             "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{ndim}d",
+            "norm_op": f"{NORMS[network.norm]}{ndim}d",
             "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
+            "dropout_op": f"torch.nn.modules.dropout.Dropout{ndim}d" if network.dropout else None,
+            "dropout_op_kwargs": {"p": network.dropout} if network.dropout else None,
+            "nonlin": nonlinearity,
+            # The exact Gaussian one has no variant that works in place.
+            "nonlin_kwargs": {} if network.activation == "gelu" else {"inplace": True},
         },
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
+
+
+def beyond_nnunet(network: NetworkPlan) -> list[str]:
+    """What of a network nnU-Net's plans have no words for, as "name=value"; empty where there is nothing.
+
+    Group normalization is not among its words: it makes layers from their number of feature maps alone. Dropout of its
+    residual blocks is in other places than here.
+    """
+    found = [
+        *([f"norm={network.norm}"] if network.norm not in NORMS else []),
+        *([f"dropout={network.dropout:g}"] if network.dropout and network.name != "unet" else []),
+        *([f"supervision={network.supervision}"] if network.supervision != "pyramid" else []),
+        *([f"skip_gate={network.skip_gate}"] if network.skip_gate != "none" else []),
+    ]
+    unusual = [name for name in ("supervised_stages", "squeeze_excitation") if getattr(network, name)]
+    return [
+        *found,
+        *(f"{name}={getattr(network, name)}" for name in unusual),
+        *(f"{name}={value}" for name, value in network.options.items() if value is not True),  # with biases, as nnU-Net
+    ]
 
 
 def _intensities(normalization: tuple[NormalizationPlan, ...]) -> dict[str, Any]:

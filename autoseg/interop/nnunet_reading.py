@@ -12,7 +12,9 @@ from autoseg.errors import ArtifactError, AutosegError, PlanError
 from autoseg.fingerprint import IntensityStatistics
 from autoseg.interop.nnunet_names import (
     ARCHITECTURES,
+    NONLINEARITIES,
     NORMALIZATIONS,
+    NORMS,
     PLANNERS,
     RESAMPLING,
     TURNING_READERS,
@@ -172,6 +174,9 @@ def _network(table: Mapping[str, Any], name: str) -> NetworkPlan:
         kernel_sizes=_per_axis(options["kernel_sizes"]),
         encoder_blocks=_per_stage(options[ARCHITECTURES[kind].encoder_key], stages),
         decoder_blocks=_per_stage(options["n_conv_per_stage_decoder"], stages - 1),
+        norm=_style(NORMS, options.get("norm_op"), "instance", strip="123d"),
+        activation=_style(NONLINEARITIES, options.get("nonlin"), "leaky_relu"),
+        dropout=float((options.get("dropout_op_kwargs") or {}).get("p", 0.5)) if options.get("dropout_op") else 0.0,
     )
     given = {key: value for key, value in options.items() if not isinstance(value, int) or key == "conv_bias"}
     expected = architecture_table(network)["arch_kwargs"]
@@ -181,6 +186,12 @@ def _network(table: Mapping[str, Any], name: str) -> NetworkPlan:
             f"{name}: a network with {key} {given[key]!r} is not what autoseg builds: {expected.get(key)!r}"
         )
     return network
+
+
+def _style(names: Mapping[str, str], given: object, usual: str, *, strip: str = "") -> Any:  # noqa: ANN401 - a Literal
+    """The word for a class of layers; the usual one where there is none, so that the comparison tells what differs."""
+    bare = str(given).rpartition(".")[2].rstrip(strip)
+    return next((word for word, name in names.items() if name.rpartition(".")[2] == bare), usual)
 
 
 def _bare(key: str, value: object) -> object:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoseg.labels import LabelScheme
-from autoseg.losses.targets import SumOverBatch, at_least_float32, own_sums, separate_ignored
+from autoseg.losses.targets import SumOverBatch, at_least_float32, own_sums, require_share, separate_ignored, smoothed
 
 
 class CrossEntropyLoss(nn.Module):
@@ -19,11 +19,20 @@ class CrossEntropyLoss(nn.Module):
     Args:
         labels: What the outputs mean.
         batch_dice: Not used; every loss is built with the same settings.
+        smoothing: Share of the truth that is spread evenly over all classes (https://arxiv.org/abs/1512.00567), or
+            with regions over inside and outside.
     """
 
-    def __init__(self, *, labels: LabelScheme, batch_dice: bool = False) -> None:  # noqa: ARG002 - see above
+    def __init__(
+        self,
+        *,
+        labels: LabelScheme,
+        batch_dice: bool = False,  # noqa: ARG002 - see above
+        smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
         self.labels = labels
+        self.smoothing = require_share(smoothing, "cross_entropy")
         self.sum_over_batch: SumOverBatch = own_sums
 
     @property
@@ -41,9 +50,11 @@ class CrossEntropyLoss(nn.Module):
         target, counts = separate_ignored(target, self.labels)
         logits = at_least_float32(logits)
         if self.labels.has_regions:
-            losses = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
+            wanted = smoothed(target.to(logits.dtype), self.smoothing)
+            losses = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         else:
-            losses = F.cross_entropy(logits, target[:, 0].long(), reduction="none")[:, None]
+            truth = target[:, 0].long()
+            losses = F.cross_entropy(logits, truth, reduction="none", label_smoothing=self.smoothing)[:, None]
         if counts is None:
             return losses.mean()
         total, num = self.sum_over_batch(torch.stack(((losses * counts).sum(), counts.sum())))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from torch import nn
 
@@ -37,6 +38,7 @@ LOSSES: Registry[LossBuilder] = Registry(
         "tversky": "autoseg.losses.overlap:TverskyLoss",
         "generalized_dice": "autoseg.losses.overlap:GeneralizedDiceLoss",
         "boundary": "autoseg.losses.surface:BoundaryLoss",
+        "dou": "autoseg.losses.surface:BoundaryDifferenceLoss",
         "surface_dice": "autoseg.losses.surface:SurfaceDiceLoss",
         "mse": "autoseg.losses.voxelwise:MeanSquaredErrorLoss",
         "bce": "autoseg.losses.voxelwise:BinaryCrossEntropyLoss",
@@ -89,16 +91,25 @@ def parse_loss(text: str) -> list[LossTerm]:
     return terms
 
 
-def _build_term(term: LossTerm, *, labels: LabelScheme, batch_dice: bool, allow_reference: bool) -> nn.Module:
+def _build_term(
+    term: LossTerm,
+    *,
+    labels: LabelScheme,
+    batch_dice: bool,
+    extent: tuple[float, ...] | None,
+    allow_reference: bool,
+) -> nn.Module:
     """Build one loss; an option that it does not have is answered with those that it has."""
     builder = LOSSES.get(term.name, allow_reference=allow_reference)
+    accepted = inspect.signature(builder).parameters
     if term.options:
-        known = [name for name in inspect.signature(builder).parameters if name not in ("labels", "batch_dice")]
+        known = [name for name in accepted if name not in ("labels", "batch_dice", "extent")]
         if unknown := [name for name in term.options if name not in known]:
             close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"its options: {', '.join(known) or 'none'}"
             raise SettingsError(f"the loss {term.name} has no option {unknown[0]!r}; {hint}")
-    return builder(labels=labels, batch_dice=batch_dice, **term.options)
+    size: dict[str, Any] = {"extent": extent} if "extent" in accepted else {}
+    return builder(labels=labels, batch_dice=batch_dice, **term.options, **size)
 
 
 def build_loss(
@@ -108,6 +119,7 @@ def build_loss(
     batch_dice: bool,
     num_scales: int,
     supervision: Supervision = "pyramid",
+    extent: tuple[float, ...] | None = None,
     allow_reference: bool = False,
 ) -> DeepSupervisionLoss:
     """Build the loss that training minimizes.
@@ -118,6 +130,7 @@ def build_loss(
         batch_dice: Whether Dice losses sum over the batch before they divide.
         num_scales: Outputs of the network, ``len(network.output_strides)``.
         supervision: What these outputs are.
+        extent: Millimetres that a patch measures per axis, for losses that look at distances.
         allow_reference: Accept ``package.module:attribute`` too; only for names that the user gave.
 
     Returns:
@@ -126,10 +139,8 @@ def build_loss(
     Raises:
         SettingsError: When no loss of a name is known, it has no such option, or the sum is malformed.
     """
-    terms = [
-        (term.weight, _build_term(term, labels=labels, batch_dice=batch_dice, allow_reference=allow_reference))
-        for term in parse_loss(name)
-    ]
+    build = partial(_build_term, labels=labels, batch_dice=batch_dice, extent=extent, allow_reference=allow_reference)
+    terms = [(term.weight, build(term)) for term in parse_loss(name)]
     is_plain = len(terms) == 1 and terms[0][0] == 1
     loss = terms[0][1] if is_plain else WeightedSumLoss(terms)
     return DeepSupervisionLoss(loss, num_scales=num_scales, supervision=supervision)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from autoseg.errors import SettingsError
 from autoseg.labels import LabelScheme
 
 
@@ -52,6 +53,22 @@ SumOverBatch = Callable[[Tensor], Tensor]
 def own_sums(sums: Tensor) -> Tensor:
     """The sums as they are: this process has the whole batch."""
     return sums
+
+
+def smoothed(inside: Tensor, share: float) -> Tensor:
+    """Truth of one region against the rest, a share of it spread evenly over both."""
+    return inside * (1 - share) + 0.5 * share if share else inside
+
+
+def require_share(smoothing: float, loss: str) -> float:
+    """The share of the truth that is spread.
+
+    Raises:
+        SettingsError: When it is not at least 0 and below 1.
+    """
+    if not 0 <= smoothing < 1:
+        raise SettingsError(f"loss {loss}: smoothing must be at least 0 and below 1, got {smoothing}")
+    return smoothing
 
 
 def mean_of_counted(losses: Tensor, counts: Tensor | None) -> Tensor:

@@ -13,7 +13,14 @@ from torch.nn import functional as F
 
 from autoseg.errors import SettingsError
 from autoseg.labels import LabelScheme
-from autoseg.losses.targets import at_least_float32, indicators, mean_of_counted, separate_ignored
+from autoseg.losses.targets import (
+    at_least_float32,
+    indicators,
+    mean_of_counted,
+    require_share,
+    separate_ignored,
+    smoothed,
+)
 
 
 class VoxelLoss(nn.Module):
@@ -52,11 +59,13 @@ class VoxelLoss(nn.Module):
         """One number from the losses of the voxels that count."""
         return mean_of_counted(losses, counts)
 
-    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+    def cross_entropy(self, logits: Tensor, target: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy of every voxel (b, 1, ...), or with regions of every voxel and region (b, r, ...)."""
         if self.labels.has_regions:
-            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
-        return F.cross_entropy(logits, target[:, 0].long(), reduction="none")[:, None]
+            wanted = smoothed(target.to(logits.dtype), smoothing)
+            return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        truth = target[:, 0].long()
+        return F.cross_entropy(logits, truth, reduction="none", label_smoothing=smoothing)[:, None]
 
     def reference(self, logits: Tensor, target: Tensor) -> Tensor:
         """What every output should be, 0 or 1, (b, k, ...)."""
@@ -71,10 +80,14 @@ class TopKLoss(VoxelLoss):
         labels: What the outputs mean.
         batch_dice: Not used.
         share: Share of the voxels that counts; nnU-Net's variant takes a tenth.
+        smoothing: See :class:`autoseg.losses.cross_entropy.CrossEntropyLoss`.
     """
 
-    def __init__(self, *, labels: LabelScheme, batch_dice: bool = False, share: float = 0.1) -> None:
+    def __init__(
+        self, *, labels: LabelScheme, batch_dice: bool = False, share: float = 0.1, smoothing: float = 0.0
+    ) -> None:
         super().__init__(labels=labels, batch_dice=batch_dice)
+        self.smoothing = require_share(smoothing, "topk")
         if not 0 < share <= 1:
             raise SettingsError(f"loss topk: share must lie above 0 and not above 1, got {share}")
         self.share = share
@@ -86,7 +99,7 @@ class TopKLoss(VoxelLoss):
 
     def per_voxel(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy."""
-        return self.cross_entropy(logits, target)
+        return self.cross_entropy(logits, target, smoothing=self.smoothing)
 
     def reduce(self, losses: Tensor, counts: Tensor | None) -> Tensor:
         """Mean of the largest."""
@@ -118,11 +131,29 @@ class FocalLoss(VoxelLoss):
 
 
 class MeanSquaredErrorLoss(VoxelLoss):
-    """Mean squared difference of probabilities and truth over all outputs, the Brier score."""
+    """Mean squared difference of outputs and truth: a regression on 0 and 1, half of it standing for one half.
+
+    Outputs are taken as they are, shifted so that a logit of zero means one half: the class with the largest logit, or
+    with regions a positive one, is the class nearest to 1. Of probabilities the squared error hardly has a gradient
+    where a class is wrongly ruled out, so small classes inside others are never found.
+
+    Args:
+        labels: What the outputs mean.
+        batch_dice: Not used.
+        brier: 1 compares probabilities nevertheless, which is the Brier score.
+    """
+
+    def __init__(self, *, labels: LabelScheme, batch_dice: bool = False, brier: float = 0.0) -> None:
+        super().__init__(labels=labels, batch_dice=batch_dice)
+        if brier not in (0, 1):
+            raise SettingsError(f"loss mse: brier must be 0 or 1, got {brier:g}")
+        self.brier = brier
 
     def per_voxel(self, logits: Tensor, target: Tensor) -> Tensor:
         """Squared difference per output."""
-        predicted = logits.sigmoid() if self.labels.has_regions else logits.softmax(dim=1)
+        predicted = logits + 0.5
+        if self.brier:
+            predicted = logits.sigmoid() if self.labels.has_regions else logits.softmax(dim=1)
         return (predicted - self.reference(logits, target)) ** 2
 
 

@@ -29,7 +29,7 @@ def check_everything(dataset: Dataset, *, workers: int, progress: Progress) -> C
         test_problems = [
             p for problems in progress.track(found, total=len(tests), description="test images") for p in problems
         ]
-    checked = with_voxel_problems(report, measured)
+    checked = with_voxel_problems(report, measured, dataset)
     return replace(checked, problems=(*checked.problems, *test_problems))
 
 
@@ -81,11 +81,11 @@ def measure_cases(
     return list(progress.track(measured, total=len(jobs), description="measuring"))
 
 
-def with_voxel_problems(report: CheckReport, measured: Sequence[MeasuredFile]) -> CheckReport:
+def with_voxel_problems(report: CheckReport, measured: Sequence[MeasuredFile], dataset: Dataset) -> CheckReport:
     """A report on headers with what the voxels showed; a dataset without any foreground is an error."""
     found = [problem for result in measured for problem in result.problems]
     usable = [result.measurement for result in measured if result.measurement is not None]
     if usable and len(usable) == len(measured) and not any(m.case.labels for m in usable):
-        message = "no case has any foreground; there is nothing to learn from"
+        message = f"no label file of {dataset.root} has any foreground; there is nothing to learn from"
         found.append(Problem(severity="error", message=message, in_voxels=True))
     return replace(report, problems=(*report.problems, *found))

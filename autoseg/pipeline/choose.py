@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autoseg.atomic import remove_leftovers
 from autoseg.codec import digest, read_json, write_json
 from autoseg.dataset import load_dataset
 from autoseg.errors import ArtifactError, MissingArtifactError
 from autoseg.evaluation.selection import NNUNETS_RULE, Candidate, Rule, SearchRule, Selection, select
 from autoseg.inference.ensemble import Ensemble, Member
 from autoseg.inference.export import PROBABILITIES_ENDING
+from autoseg.pipeline.folds import load_folds
 from autoseg.pipeline.selection_report import write_selection_report
-from autoseg.pipeline.train import load_folds
 from autoseg.pipeline.trusting import fit_trust_model, with_temperatures
 from autoseg.plan import Plan
 from autoseg.postprocessing.steps import parse_step
 from autoseg.progress import LoggingProgress, Progress
+from autoseg.receipt import altered_files, standing
 from autoseg.splits import Fold
 from autoseg.workspace import Workspace
 
@@ -195,7 +197,8 @@ def _select(
         workspace.trust_path.unlink(missing_ok=True)
     else:
         write_json(trust, workspace.trust_path)
-    write_selection_report(selection, plan.labels, workspace.reports_dir, trust)
+    remove_leftovers(workspace.reports_dir)
+    write_selection_report(selection, plan.labels, workspace.reports_dir, trust, made_from=_scores_digest(workspace))
     temperatures = {candidate.name: candidate.temperature for candidate in candidates}
     return Ensemble(
         members=tuple(
@@ -223,6 +226,7 @@ def _candidate(workspace: Workspace, plan: Plan, name: str, folds: Sequence[Fold
     fold_of: dict[str, str] = {}
     for number in numbers:
         folder = workspace.run(name, number).validation
+        _require_intact(folder, folds[number].val, f"autoseg train {name} fold{number} -w {workspace.root}")
         for case in folds[number].val:
             segmentations[case] = folder / f"{case}{plan.file_ending}"
             fold_of[case] = f"fold{number}"
@@ -232,6 +236,21 @@ def _candidate(workspace: Workspace, plan: Plan, name: str, folds: Sequence[Fold
     # A cascade needs the networks of its first stage as well.
     cost = 1.0 if plan.configuration(name).previous_stage is None else 2.0
     return Candidate(name=name, segmentations=segmentations, probabilities=probabilities, folds=fold_of, cost=cost)
+
+
+def _require_intact(folder: Path, cases: Sequence[str], command: str) -> None:
+    """Refuse held-out predictions that are not those that were scored: the choice would rest on something else.
+
+    Raises:
+        ArtifactError: When segmentations or probabilities were altered, damaged or removed.
+    """
+    for case in cases:
+        became = standing(folder, case)
+        if became in ("altered", "begun"):
+            files = altered_files(folder, case) or (case,)
+            raise ArtifactError(
+                f"{folder / files[0]} was altered, damaged or removed since it was predicted. Make it again: {command}"
+            )
 
 
 def _scored_folds(workspace: Workspace, name: str, num_folds: int) -> tuple[int, ...]:

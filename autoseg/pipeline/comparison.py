@@ -15,9 +15,10 @@ from autoseg.evaluation.measures import Measuring, parse_metrics
 from autoseg.evaluation.report import CaseScore, Evaluation, read_evaluation, score_case, summarize
 from autoseg.image import read_segmentation
 from autoseg.pipeline.comparison_table import ComparisonTable, RowScores, write_comparison
+from autoseg.pipeline.folds import load_folds
 from autoseg.pipeline.prepare import plan_and_preprocess
 from autoseg.pipeline.preset_training import prepare_preset
-from autoseg.pipeline.train import load_folds, train
+from autoseg.pipeline.train import train
 from autoseg.presets import find_preset, preset_settings
 from autoseg.progress import LoggingProgress, Progress, SilentProgress
 from autoseg.training_config import TrainingConfig

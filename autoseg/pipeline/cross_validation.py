@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autoseg.codec import write_json
 from autoseg.evaluation.report import read_evaluation
-from autoseg.splits import read_splits
+from autoseg.pipeline.folds import load_folds
 from autoseg.workspace import Workspace
 
 SCHEMA_VERSION = 1
@@ -66,7 +66,7 @@ def cross_validation(workspace: Workspace, configuration: str) -> CrossValidatio
     Raises:
         ArtifactError: When scores were altered.
     """
-    folds = [workspace.run(configuration, number).scores for number in range(len(read_splits(workspace.splits_path)))]
+    folds = [workspace.run(configuration, number).scores for number in range(len(load_folds(workspace)))]
     if not all(path.is_file() for path in folds):
         return None
     scores = [read_evaluation(path) for path in folds]

@@ -17,10 +17,11 @@ from autoseg.inference.model import load_model
 from autoseg.inference.predictor import InferenceOptions
 from autoseg.inference.volumes import segment_case
 from autoseg.pipeline.cascade import find_previous
-from autoseg.pipeline.train import load_folds
+from autoseg.pipeline.folds import load_folds
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import LoggingProgress, Progress
+from autoseg.receipt import complete, digest_files
 from autoseg.splits import Fold, fold_dir_name
 from autoseg.workspace import RunPaths, Workspace
 
@@ -94,7 +95,9 @@ def report_cross_validation(
         folder=folder or workspace.reports_dir / configuration,
         missing=tuple(fold_dir_name(number) for number in runs if number not in trained),
     )
-    publish(report.original, report.folder, training_grid=report.training)
+    written = publish(report.original, report.folder, training_grid=report.training)
+    scores = digest_files([runs[number].scores for number in trained])
+    complete(report.folder, "report", made_from=scores, files=written)
     return report
 
 

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from autoseg.codec import digest
 from autoseg.dataset import Dataset
-from autoseg.errors import SettingsError
+from autoseg.errors import ArtifactError, DatasetError, MissingArtifactError, SettingsError
 from autoseg.progress import Progress
+from autoseg.receipt import complete, origin
 from autoseg.splits import Fold, SplitRule, crossing_groups, read_splits, split_cases, write_splits
 from autoseg.workspace import Workspace
+
+_RECEIPT = "splits"  # splits.json is a list, as nnU-Net's, and has no room for a digest
+
+
+def load_folds(workspace: Workspace) -> tuple[Fold, ...]:
+    """Read splits.json.
+
+    Raises:
+        MissingArtifactError: When there is none.
+        ArtifactError: When it was altered since it was written: a case that a model was trained on might be among
+            those that the model is judged by.
+    """
+    if not workspace.splits_path.is_file():
+        raise MissingArtifactError(f"{workspace.splits_path} does not exist. Make it: autoseg plan-and-preprocess")
+    folds = read_splits(workspace.splits_path)
+    if not _are_as_written(folds, workspace):
+        raise ArtifactError(
+            f"{workspace.splits_path} is not as autoseg wrote it. Take your edits over, or have it made again: "
+            f"autoseg plan-and-preprocess -w {workspace.root}"
+        )
+    return folds
 
 
 def settle_folds(
@@ -37,22 +60,80 @@ def settle_folds(
         raise SettingsError(f"{given} has folds already; remove it, or leave out --folds, --split-by and --stratify")
     rule = asked or space.split_rule
     own = read_splits(given, [case.id for case in dataset.training]) if given.is_file() else None
-    if space.splits_path.is_file():
-        known = read_splits(space.splits_path)
-        if own is None and asked is None and (kept := _keep(dataset, space, known, progress)):
-            return kept
-        folds = own or split_cases(dataset.training, rule, labels=labels)
-        if folds == known:
-            return folds
-        if _is_trained(space):
-            raise SettingsError(
-                f"the folds of {given if own else dataset.root} differ from {space.splits_path}, on which models were "
-                "trained. Use another workspace (-w), or remove the results"
-            )
-    else:
-        folds = own or split_cases(dataset.training, rule, labels=labels)
-    write_splits(folds, space.splits_path)
+
+    def make() -> tuple[Fold, ...]:
+        return own or split_cases(dataset.training, rule, labels=labels)
+
+    known = _trusted(space, make, progress)
+    if known is not None and own is None and asked is None and (kept := _keep(dataset, space, known, progress)):
+        return kept
+    folds = make()
+    if known is not None and folds != known and _is_trained(space):
+        raise SettingsError(
+            f"the folds of {given if own else dataset.root} differ from {space.splits_path}, on which models were "
+            "trained. Use another workspace (-w), or remove the results"
+        )
+    if folds != known:
+        _write(folds, space)
     return folds
+
+
+def _trusted(space: Workspace, make: Callable[[], tuple[Fold, ...]], progress: Progress) -> tuple[Fold, ...] | None:
+    """The folds that are there. Edits are taken over before anything was trained; afterwards they are undone.
+
+    Returns:
+        None where there are none, or where they are damaged and nothing was trained.
+
+    Raises:
+        SettingsError: When models were trained on other folds, and those cannot be made again.
+    """
+    known, problem = None, f"{space.splits_path} is gone"
+    if space.splits_path.is_file():
+        try:
+            known, problem = read_splits(space.splits_path), f"{space.splits_path} was edited since autoseg wrote it"
+        except (ArtifactError, DatasetError) as error:
+            problem = str(error)
+    written = origin(space.root, _RECEIPT)
+    if known is None and written is None and not space.splits_path.is_file():
+        return None  # there were none
+    if known is not None and _are_as_written(known, space):
+        if written is None:  # made by an earlier version, or by hand
+            _vouch(known, space)
+        return known
+    if not _is_trained(space):
+        if known is not None:
+            progress.message(f"{problem}; the edits stay where they can")
+            _vouch(known, space)
+        elif space.splits_path.is_file():
+            progress.message(f"folds are made anew: {problem}")
+        return known
+    folds = make()
+    if written != _digest(folds):
+        raise SettingsError(
+            f"{problem}, and models were trained on what it held. Put it back as it was, use another workspace (-w), "
+            "or remove the results"
+        )
+    progress.message(f"{problem}, and models were trained on what it held: it is made again as it was")
+    _write(folds, space)
+    return folds
+
+
+def _are_as_written(folds: Sequence[Fold], space: Workspace) -> bool:
+    """Whether folds are those that were written; so are all where nobody noted it, as in earlier versions."""
+    return origin(space.root, _RECEIPT) in (None, _digest(folds))
+
+
+def _write(folds: Sequence[Fold], space: Workspace) -> None:
+    write_splits(folds, space.splits_path)
+    _vouch(folds, space)
+
+
+def _vouch(folds: Sequence[Fold], space: Workspace) -> None:
+    complete(space.root, _RECEIPT, made_from=_digest(folds), files=[space.splits_path])
+
+
+def _digest(folds: Sequence[Fold]) -> str:
+    return digest([[sorted(fold.train), sorted(fold.val)] for fold in folds])
 
 
 def _keep(dataset: Dataset, space: Workspace, known: tuple[Fold, ...], progress: Progress) -> tuple[Fold, ...] | None:

@@ -17,7 +17,7 @@ from autoseg.inference.model import TrainedModel, load_model
 from autoseg.inference.predictor import ConfigurationPredictor, InferenceOptions
 from autoseg.inference.volumes import score_volumes
 from autoseg.pipeline.cascade import find_previous
-from autoseg.pipeline.train import load_folds
+from autoseg.pipeline.folds import load_folds
 from autoseg.plan import Plan
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import LoggingProgress, Progress

@@ -10,10 +10,12 @@ from autoseg.codec import digest, is_as_written
 from autoseg.dataset import load_dataset
 from autoseg.errors import ArtifactError, AutosegError, MissingArtifactError
 from autoseg.lock import holder
+from autoseg.pipeline.folds import load_folds
 from autoseg.pipeline.prepare import case_digest, preprocessing_digest
+from autoseg.pipeline.selection_report import SELECTION
 from autoseg.plan import Plan
 from autoseg.preprocessing.store import CaseStore, verify_case
-from autoseg.receipt import standings
+from autoseg.receipt import RECEIPTS_DIR, altered_files, standings
 from autoseg.workspace import Workspace
 
 _MOST_NAMED = 3
@@ -34,6 +36,7 @@ def find_problems(workspace: Workspace, *, verify: bool = False) -> Iterator[str
     yield from _preprocessed(workspace, plan, verify=verify)
     yield from _results(workspace, verify=verify)
     yield from _predictions(workspace)
+    yield from _reports(workspace)
     for path in sorted(workspace.root.rglob("*.lock")):
         if owner := holder(path):
             yield f"in use, or stopped without tidying up: {path} is held by {owner}; a dead process holds nothing"
@@ -46,9 +49,13 @@ def _artifacts(workspace: Workspace) -> Iterator[str]:
         workspace.record_path: "autoseg plan-and-preprocess",
         workspace.fingerprint_path: "autoseg plan-and-preprocess",
         workspace.check_path: "autoseg plan-and-preprocess",
-        workspace.splits_path: "autoseg plan-and-preprocess",
         workspace.ensemble_path: "autoseg select",
     }
+    if workspace.splits_path.is_file():
+        try:
+            load_folds(workspace)
+        except AutosegError as error:
+            yield f"damaged or edited: {error}"
     makers |= dict.fromkeys(workspace.root.glob("results/*/run.json"), "autoseg train")
     makers |= dict.fromkeys(workspace.root.glob("results/*/*/validation/scores.json"), "autoseg train")
     for path, command in makers.items():
@@ -113,6 +120,16 @@ def _predictions(workspace: Workspace) -> Iterator[str]:
         names = [name for name, found in standings(workspace.predictions_dir).items() if found == became]
         if names:
             yield f"{word}: predictions in {workspace.predictions_dir}: {_names(names)}; autoseg ensemble-predict"
+
+
+def _reports(workspace: Workspace) -> Iterator[str]:
+    for folder in sorted(path.parent for path in workspace.reports_dir.rglob(RECEIPTS_DIR)):
+        for name, became in standings(folder).items():
+            if became != "altered":
+                continue
+            again = "autoseg select" if name == SELECTION else f"autoseg report {folder.name}"
+            files = [str(folder / path) for path in altered_files(folder, name)]
+            yield f"altered or damaged: {_names(files)}; make it again: {again}"
 
 
 def _names(things: list[str] | list[Path]) -> str:

@@ -17,6 +17,7 @@ from autoseg.image import Image, Segmentation, read_segmentation, write_segmenta
 from autoseg.inference.run_length import write_run_lengths
 from autoseg.plan import Plan
 
+PICTURES_DIR = "pictures"
 _CARRY_LABELS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png", ".tif", ".tiff")
 """Formats that keep integers as they are."""
 
@@ -65,7 +66,7 @@ def write_extras(
             write_segmentation(path, Segmentation(array=mask, geometry=segmentation.geometry))
             written.append(path)
     if extras.pictures:
-        path = output / "pictures" / f"{case.id}.png"
+        path = output / PICTURES_DIR / f"{case.id}.png"
         draw_overlay(
             image.array,
             segmentation.array,

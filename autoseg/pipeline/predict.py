@@ -23,15 +23,16 @@ from autoseg.parallel import WriteBehind, read_ahead
 from autoseg.pipeline.case_records import CaseRecord, how, keep_record, records_dir, write_report
 from autoseg.pipeline.gate import Findings, InputGate, input_gate
 from autoseg.pipeline.model_choice import choose_models
-from autoseg.pipeline.outputs import ExtraOutputs, output_ending, write_extras, write_tables
+from autoseg.pipeline.outputs import PICTURES_DIR, ExtraOutputs, output_ending, write_extras, write_tables
 from autoseg.pipeline.prediction_report import CaseTimes, PredictionReport, program_versions
 from autoseg.pipeline.predictor import Predictor, PreparedCase
 from autoseg.plan import Plan
 from autoseg.progress import LoggingProgress, Progress
-from autoseg.receipt import begin, complete, digest_files, is_intact, standing
+from autoseg.receipt import altered_files, begin, complete, digest_files, is_intact, standing
 from autoseg.workspace import Workspace
 
 QUALITY_DIR = "quality"
+_MADE_AGAIN = (f"{QUALITY_DIR}/", f"{PICTURES_DIR}/")  # what people may correct is never overwritten
 
 
 def ensemble_predict(
@@ -109,10 +110,11 @@ def ensemble_predict(
     name = f"part {part[0]} of {part[1]} of the predictions in {output}"
     with hold(output / ".autoseg" / f"{part[0]}-of-{part[1]}.lock", name, tell=progress.message):
         remove_leftovers(workspace.root, below=False)
+        remove_leftovers(workspace.reports_dir)
         remove_leftovers(output, below=False)
         remove_leftovers(output / ".autoseg")
         remove_leftovers(records_dir(output))
-        remove_leftovers(output / "quality")
+        remove_leftovers(output / QUALITY_DIR)
         kept = set() if overwrite else _finished(output, cases, plan, report, probabilities=save_probabilities)
         todo = [case for case in cases if case.id not in kept]
         predictor = Predictor(choice)
@@ -229,10 +231,11 @@ class _Run:
                 started = time.perf_counter()
                 final, quality = self.predictor.finish(case.id, decided, overlap, seconds=found.seconds + seconds)
                 write_segmentation(files[0], final)
-                write_json(quality, self.output / QUALITY_DIR / f"{case.id}.json")
+                assessment = self.output / QUALITY_DIR / f"{case.id}.json"
+                write_json(quality, assessment)
                 _tell(quality, progress)
                 more = write_extras(self.extras, self.output, case, image, final, self.predictor.plan)
-                complete(self.output, case.id, made_from=origin, files=[*files, *more])
+                complete(self.output, case.id, made_from=origin, files=[*files, assessment, *more])
             except (AutosegError, MemoryError, OSError) as error:
                 return self._failed(case.id, error)
             times = CaseTimes(prepare=found.seconds, predict=seconds, write=time.perf_counter() - started)
@@ -326,16 +329,16 @@ def _finished(
         files = _outputs(case, output, plan, probabilities=probabilities)
         if not files[0].exists():
             continue
-        became = standing(output, case.id)
-        if became == "absent":
+        if standing(output, case.id) == "absent":
             raise SettingsError(
                 f"{files[0]} exists, and autoseg has no record of having written it; give another folder with -o, or "
                 "--overwrite"
             )
-        if became == "altered":
+        altered = [path for path in altered_files(output, case.id) if not path.startswith(_MADE_AGAIN)]
+        if altered:
             raise SettingsError(
-                f"{files[0]} or its probabilities were altered, damaged or removed since they were predicted; give "
-                "another folder with -o to keep them, or --overwrite"
+                f"{output / altered[0]} was altered, damaged or removed since it was predicted; give another folder "
+                "with -o to keep it, or --overwrite"
             )
         if is_intact(output, case.id, made_from=_origin(case, report), files=files):
             finished.add(case.id)

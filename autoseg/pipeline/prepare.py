@@ -195,7 +195,7 @@ def _check_and_measure(
         usable = min(usable, int(max_memory_gb * 10**9))
     kept_bytes = int(usable * _KEPT_SHARE)
     measured = measure_cases(dataset, cases, report.majority_orientation, pool, progress, kept_bytes=kept_bytes)
-    report = with_voxel_problems(report, measured)
+    report = with_voxel_problems(report, measured, dataset)
     write_json(report, space.check_path)
     _tell(report, progress)
     if report.errors:

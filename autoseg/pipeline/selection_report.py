@@ -13,10 +13,15 @@ from autoseg.evaluation.tables import pivot_by_label, write_text
 from autoseg.evaluation.trust import TrustModel
 from autoseg.figures.ranking import RankedScore, draw_ranking
 from autoseg.labels import LabelScheme
+from autoseg.receipt import complete
+
+_TRIALS = "postprocessing.csv"
+SELECTION = "selection"
+"""Name of the receipt of a selection's report."""
 
 
 def write_selection_report(
-    selection: Selection, labels: LabelScheme, folder: Path, trust: TrustModel | None = None
+    selection: Selection, labels: LabelScheme, folder: Path, trust: TrustModel | None = None, *, made_from: str
 ) -> Path:
     """Write selection.md, selection.png, and postprocessing.csv with every operation that was tried.
 
@@ -25,6 +30,7 @@ def write_selection_report(
         labels: What was scored.
         folder: Where reports go.
         trust: What was learned about single predictions.
+        made_from: Digest of the scores that were compared, for the receipt.
 
     Returns:
         The Markdown file.
@@ -43,7 +49,7 @@ def write_selection_report(
         expected=None if selection.nested_score is None else (abs(selection.nested_score), _turned(selection)),
     )
     write_rows(
-        folder / "postprocessing.csv",
+        folder / _TRIALS,
         ["operation", "label", "parameter", "value", "before", "after", "kept"],
         (
             [
@@ -74,6 +80,7 @@ def write_selection_report(
         sections += ["## What a single prediction can be judged by\n", _trust(trust)]
     path = folder / "selection.md"
     write_text("\n".join(sections), path)
+    complete(folder, SELECTION, made_from=made_from, files=[path, folder / "selection.png", folder / _TRIALS])
     return path
 
 

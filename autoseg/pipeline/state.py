@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoseg.errors import AutosegError, MissingArtifactError
+from autoseg.pipeline.folds import load_folds
 from autoseg.preprocessing.store import CaseStore
-from autoseg.splits import FoldName, fold_dir_name, read_splits
+from autoseg.splits import FoldName, fold_dir_name
 from autoseg.workspace import Workspace
 
 
@@ -53,7 +54,7 @@ def inspect_workspace(workspace: Workspace) -> WorkspaceState:
     problems = []
     try:
         plan = workspace.load_plan()
-        folds = read_splits(workspace.splits_path) if workspace.splits_path.is_file() else ()
+        folds = load_folds(workspace) if workspace.splits_path.is_file() else ()
     except MissingArtifactError:
         return _unplanned(workspace)
     except AutosegError as error:

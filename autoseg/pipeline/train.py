@@ -17,6 +17,7 @@ from autoseg.lock import hold
 from autoseg.networks.transfer import PretrainedWeights
 from autoseg.pipeline.cascade import find_previous
 from autoseg.pipeline.case_weights import weigh_cases
+from autoseg.pipeline.folds import load_folds
 from autoseg.pipeline.held_out import is_scored, predict_held_out
 from autoseg.pipeline.jobs import Engine, FoldJob, follow, hindrance, with_dependencies
 from autoseg.pipeline.pseudo_labels import completed_cases, label_unannotated
@@ -25,7 +26,7 @@ from autoseg.planning import memory_warnings
 from autoseg.preprocessing.store import CaseStore, verify_cases
 from autoseg.progress import LoggingProgress, Progress, SilentProgress
 from autoseg.ranks import ALONE, Ranks
-from autoseg.splits import Fold, FoldName, fold_dir_name, parse_fold, read_splits
+from autoseg.splits import Fold, FoldName, fold_dir_name, parse_fold
 from autoseg.training import TRAINERS, RunRecord, TrainingJob
 from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
@@ -203,9 +204,8 @@ def train_missing(
     workspace = Workspace.of(workspace)
     progress = (progress or LoggingProgress()) if ranks.is_first else SilentProgress()
     config = config or TrainingConfig()
-    names, jobs = missing_jobs(workspace, configurations, variant)
-    if config.time_budget is not None:
-        config = replace(config, time_budget=config.time_budget / (len(names) * len(load_folds(workspace))))
+    _, jobs = missing_jobs(workspace, configurations, variant)
+    config = with_budget_share(config, workspace, configurations)
     failures: dict[str, str] = {}
     for job in jobs:
         if reason := hindrance(job, failures):
@@ -238,6 +238,23 @@ def train_missing(
             progress.message(f"{job.name} failed, the others go on: {error}")
     if failures:
         raise JobsFailedError(failures)
+
+
+def with_budget_share(config: TrainingConfig, workspace: Workspace, configurations: Sequence[str]) -> TrainingConfig:
+    """The settings of one fold, where a time budget is that of the whole command.
+
+    Every fold of every configuration has the same share, whether it is still missing or not, and wherever it is
+    trained: folds that run side by side end the sooner, and a command that is repeated elsewhere asks for the same.
+
+    Args:
+        config: Settings of the command.
+        workspace: Planned.
+        configurations: Names in the plan; "all" alone stands for every one.
+    """
+    if config.time_budget is None:
+        return config
+    num_folds = len(_names(workspace.load_plan(), configurations)) * len(load_folds(workspace))
+    return replace(config, time_budget=config.time_budget / num_folds)
 
 
 def train_on(
@@ -286,7 +303,7 @@ def missing_jobs(
         PlanError: When the plan lacks a configuration.
     """
     plan, folds = workspace.load_plan(), load_folds(workspace)
-    names = trainable(plan) if list(configurations) == ["all"] else tuple(configurations)
+    names = _names(plan, configurations)
     stored = {name: name if variant is None else f"{name}@{variant}" for name in names}
     jobs = [
         FoldJob(configuration=name, stored=stored[name], fold=fold)
@@ -299,22 +316,15 @@ def missing_jobs(
     return names, with_dependencies(jobs, previous)
 
 
+def _names(plan: Plan, configurations: Sequence[str]) -> tuple[str, ...]:
+    return trainable(plan) if list(configurations) == ["all"] else tuple(configurations)
+
+
 def trainable(plan: Plan) -> tuple[str, ...]:
     """Configurations in training order: what is a previous stage of another one first."""
     previous = {c.previous_stage for c in plan.configurations}
     ordered = sorted(plan.configurations, key=lambda c: (c.previous_stage is not None, c.name not in previous))
     return tuple(c.name for c in ordered)
-
-
-def load_folds(workspace: Workspace) -> tuple[Fold, ...]:
-    """Read splits.json.
-
-    Raises:
-        MissingArtifactError: When there is none.
-    """
-    if not workspace.splits_path.is_file():
-        raise MissingArtifactError(f"{workspace.splits_path} does not exist. Make it: autoseg plan-and-preprocess")
-    return read_splits(workspace.splits_path)
 
 
 def _cases_of(fold: FoldName, folds: Sequence[Fold]) -> Fold:

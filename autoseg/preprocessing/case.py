@@ -6,6 +6,7 @@ so that its statistics are those of the voxels that were measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.arrays import IN_MEMORY, Room, let_go, slabs
-from autoseg.errors import DatasetError
+from autoseg.errors import DatasetError, PlanError
 from autoseg.geometry import BoundingBox, Geometry, Reorientation
 from autoseg.image import Image, Segmentation
+from autoseg.memory import in_gigabytes, memory_state
 from autoseg.plan import Configuration, NormalizationPlan, Plan, ResamplingPlan
 from autoseg.preprocessing.crop import OUTSIDE, crop_to_nonzero, nonzero_box
 from autoseg.preprocessing.foreground import foreground_positions
 from autoseg.preprocessing.normalization import normalize
 from autoseg.preprocessing.resampling import resample_image, resample_segmentation, resampled_shape
 
+_UNKNOWN_MEMORY = 1 << 42  # bytes; more than any machine has
 _LARGEST_LABEL = int(np.iinfo(np.int16).max)
 
 
@@ -177,8 +180,13 @@ def resample_case(
         plan: Transposition and labels.
         configuration: Spacing and interpolation orders.
         room: Where large arrays lie.
+
+    Raises:
+        PlanError: When it would have more voxels than this machine has memory for.
     """
     wanted = target_spacing(case.spacing, configuration)
+    shape = resampled_shape(case.box.shape, spacing=case.spacing, new_spacing=wanted)
+    _refuse_giants(case, shape, configuration, room)
     trace = CaseTrace(
         geometry=case.geometry,
         orientation_code=case.orientation_code,
@@ -187,7 +195,7 @@ def resample_case(
         box=case.box,
         cropped_shape=case.box.shape,
         cropped_spacing=case.spacing,
-        resampled_shape=resampled_shape(case.box.shape, spacing=case.spacing, new_spacing=wanted),
+        resampled_shape=shape,
         resampled_spacing=wanted,
     )
     resampled = _resample_image(case.image, trace, configuration.resampling, room)
@@ -198,6 +206,17 @@ def resample_case(
     return PreprocessedCase(
         id=case.id, image=resampled, segmentation=resampled_labels, foreground=foreground, trace=trace
     )
+
+
+def _refuse_giants(case: NormalizedCase, shape: Sequence[int], configuration: Configuration, room: Room) -> None:
+    """A slip in plan.json, such as metres for millimetres, is told before memory runs out."""
+    need = math.prod(shape) * case.image.itemsize * len(case.image)
+    most = memory_state().total if room == IN_MEMORY else None
+    if need > (most or _UNKNOWN_MEMORY) and need > case.image.nbytes:
+        raise PlanError(
+            f"case {case.id} would have {'x'.join(map(str, shape))} voxels in {configuration.name}, "
+            f"{in_gigabytes(need)}; is its spacing of {configuration.spacing} mm in plan.json right?"
+        )
 
 
 def target_spacing(spacing: Sequence[float], configuration: Configuration) -> tuple[float, ...]:

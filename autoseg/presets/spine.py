@@ -26,7 +26,7 @@ SPINE = Preset(
     settings=(
         *explained(
             _PAPER,
-            loss="mse | squared error",
+            loss="mse | squared error of the outputs",
             optimizer="adam | Adam",
             learning_rate="1e-3 | as the text says; the code has 5e-4",
             warmup="0 | none",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +52,7 @@ def test_a_dataset_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_missing_label(dataset: Path) -> None:
     (dataset / "labelsTr" / "case03.nii.gz").unlink()
-    assert_refused(run("plan-and-preprocess", dataset), "case03", "labelsTr", "does not exist")
+    assert_refused(run("plan-and-preprocess", dataset), "case03", "labelsTr", "is no file (dataset.json)")
     assert not (dataset / "autoseg" / "plan.json").exists()
 
 
@@ -197,3 +199,26 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, work
     result = run("train", "2d", "0", "-w", workspace.root)
     assert result.exit_code == 130
     assert "goes on where this one stopped" in result.output
+
+
+def test_an_interrupt_that_python_swallows_is_repeated_and_leaves_no_traceback() -> None:
+    """Python ignores what is raised while it tidies up an object, and would print it with its traceback."""
+    code = """
+import signal, time
+from autoseg.cli.app import _run
+
+class Interrupted:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0)
+
+def work():
+    Interrupted()
+    time.sleep(60)
+
+print(_run(work, debug=False))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    assert done.stdout == "130\n", done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Interrupted. The same command goes on" in done.stderr

@@ -82,7 +82,7 @@ def test_the_decathlons_table_is_understood(tmp_path: Path) -> None:
         ({"training": [{"image": "a.nii.gz"}]}, 'a training case must be {"image": ..., "label": ...}'),
         ({"training": []}, "training with at least one"),
         ({"numTraining": 0}, "numTraining must be a positive integer"),
-        ({"test": ["gone.nii.gz"]}, "gone.nii.gz, an image of case gone, does not exist"),
+        ({"test": ["gone.nii.gz"]}, "gone.nii.gz, an image of case gone, is no file (dataset.json)"),
     ],
 )
 def test_a_wrong_decathlon_table_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:

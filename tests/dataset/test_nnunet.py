@@ -120,7 +120,7 @@ WRONG_TABLES = [
     (TABLE | {"dataset": {"c/d": ENTRY}}, "case id 'c/d' cannot be a file name"),
     (
         TABLE | {"dataset": {"c": ENTRY | {"images": ["gone.nii.gz"]}}},
-        "gone.nii.gz, an image of case c, does not exist",
+        "gone.nii.gz, an image of case c, is no file (dataset.json)",
     ),
     (TABLE | {"dataset": {"c": ENTRY | {"label": "gone.nii.gz"}}}, "case c has no label: "),
 ]

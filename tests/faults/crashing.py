@@ -24,7 +24,7 @@ from typing import Any, Literal, Self
 
 Whom = Literal["main", "group", "worker"]
 
-_ORPHANS_SECONDS = 8.0  # torch's loader processes look for their parent every five
+_ORPHANS_SECONDS = 60.0  # torch's loader processes look every five for their parent; others finish an import first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

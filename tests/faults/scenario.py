@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ _VOLATILE = {
     "kept",
     "predicted",
     "times",
+    "created",
 }
 _DIGESTS_OF_FILES = {"files", "file_digests"}
 SETTINGS = ("--epochs", "2", "--set", "iterations_per_epoch=2", "--set", "validation_iterations=1", "--seed", "3")
@@ -152,6 +154,8 @@ def finished_units(folder: Path) -> dict[str, tuple[int, int]]:
         name = path.relative_to(folder).as_posix()
         if re.fullmatch(r"preprocessed/[^/]+/[^/.][^/]*\.json", name):
             record = True
+        elif name.startswith("reports/"):
+            continue  # of a selection, which is finished when ensemble.json stands
         elif re.fullmatch(r".+/\.autoseg/[^/.][^/]*\.json", name):
             record = bool(json.loads(path.read_text())["files"])
         else:
@@ -199,7 +203,14 @@ def _content(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     if path.suffix == ".csv":
         with path.open(newline="") as file:
             return [{key: row[key] for key in row if key not in _VOLATILE} for row in csv.DictReader(file)]
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:  # the card is prose with a date
+            return {name: _stable_member(name, archive.read(name)) for name in archive.namelist() if name[-3:] != ".md"}
     return path.read_bytes()
+
+
+def _stable_member(name: str, content: bytes) -> Any:  # noqa: ANN401 - JSON, or bytes
+    return _stable(json.loads(content)) if name.endswith(".json") else content
 
 
 def _stable(value: Any) -> Any:  # noqa: ANN401 - JSON

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 from campaign import (
-    Finding,
-    Laboratory,
     can_mount,
-    damaged_files,
     full_disks,
     interrupts,
     killed_workers,
@@ -20,6 +17,8 @@ from campaign import (
     kills_by_time,
 )
 from crashing import Server
+from damage import damaged_files
+from laboratory import Finding, Laboratory
 from scenario import prepare
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")

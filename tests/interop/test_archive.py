@@ -56,6 +56,13 @@ def test_bombs_are_refused_before_they_unpack(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_bombs_of_many_small_files_are_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", {f"{number}.json": b"\0" * (1 << 20) for number in range(90)})
+    with pytest.raises(ArtifactError, match="more than a model plausibly does"):
+        take(path, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_size_that_the_zip_understates_is_noticed(tmp_path: Path) -> None:
     path = archive(tmp_path / "a.zip", {"a.json": b"x" * 5000})
     content = path.read_bytes()

@@ -300,7 +300,8 @@ def test_weights_of_another_network_are_refused(results: Path, target: Path) -> 
     ("key", "value", "message"),
     [
         ("network_class_name", "a.b.Primus", "is a Primus"),
-        ("norm_op", "torch.nn.BatchNorm3d", "norm_op"),
+        ("norm_op", "torch.nn.SyncBatchNorm", "norm_op"),
+        ("nonlin", "torch.nn.Tanh", "nonlin"),
         ("nonlin_kwargs", {"inplace": True, "negative_slope": 0.2}, "nonlin_kwargs"),
         ("stem_channels", [8], "stem_channels"),
     ],

@@ -75,13 +75,14 @@ def test_nnunets_models_come_back_as_they_were(name: str, shared_dir: Path, tmp_
         assert set(exported["logging"]) == set(reference["logging"])
 
 
+@pytest.mark.parametrize("style", [{}, {"norm": "batch", "activation": "relu"}, {"activation": "gelu", "dropout": 0.2}])
 def test_what_is_trained_here_is_exported_with_the_network_that_was_trained(
-    workspace: Workspace, tmp_path: Path
+    workspace: Workspace, tmp_path: Path, style: dict[str, Any]
 ) -> None:
     config = TrainingConfig(epochs=1, iterations_per_epoch=1, validation_iterations=1)
     plan = workspace.load_plan()
     narrow = replace(
-        plan.configuration("2d").network, features=(4, 8, 8, 8)[: plan.configuration("2d").network.num_stages]
+        plan.configuration("2d").network, features=(4, 8, 8, 8)[: plan.configuration("2d").network.num_stages], **style
     )
     narrowed = tuple(replace(c, network=narrow) if c.name == "2d" else c for c in plan.configurations)
     write_json(replace(plan, configurations=narrowed), workspace.plan_path)
@@ -92,7 +93,14 @@ def test_what_is_trained_here_is_exported_with_the_network_that_was_trained(
     folder = tmp_path / "Dataset001_dataset" / "nnUNetTrainer__nnUNetPlans__2d"
     assert str(folder) in "".join(result.output.split())
     plans = json.loads((folder / "plans.json").read_text())
-    assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] == list(narrow.features)
+    architecture = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    assert architecture["features_per_stage"] == list(narrow.features)
+    words = {"batch": "BatchNorm2d", "relu": "ReLU", "gelu": "GELU", 0.2: "Dropout2d"}
+    written = [str(architecture[key]).rpartition(".")[2] for key in ("norm_op", "nonlin", "dropout_op")]
+    usual = ["InstanceNorm2d", "LeakyReLU", "None"]
+    assert [name for name, default in zip(written, usual, strict=True) if name != default] == [
+        words[value] for value in style.values()
+    ]
     checkpoint = read_nnunet_checkpoint(folder / "fold_1" / "checkpoint_final.pth")
     own = read_checkpoint(workspace.run("2d", 1).final).weights
     assert checkpoint.weights.keys() == own.keys()
@@ -100,6 +108,9 @@ def test_what_is_trained_here_is_exported_with_the_network_that_was_trained(
     assert checkpoint.mirror_axes == (0, 1)
     back = import_models(folder, tmp_path / "back")
     assert back.trained_folds("2d") == (1,)
+    assert back.load_plan().configuration("2d").network == narrow
+    again = read_checkpoint(back.run("2d", 1).final).weights
+    assert all(torch.equal(again[name], own[name]) for name in own)
 
 
 def test_parameters_are_repeated_in_nnunets_order() -> None:

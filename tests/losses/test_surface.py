@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 
 from autoseg.errors import SettingsError
@@ -66,7 +67,7 @@ def test_boundary_falls_when_a_shifted_ball_comes_closer(two_labels: LabelScheme
 
 
 def test_ignored_voxels_have_no_gradient(two_labels_and_ignore: LabelScheme) -> None:
-    for name in ("boundary", "surface_dice", "generalized_dice"):
+    for name in ("boundary", "surface_dice", "generalized_dice", "dou"):
         logits, target = random_pair(3, 2, 6, 6, top=3)
         target[:, :, :3] = 3
         logits.requires_grad_()
@@ -169,9 +170,77 @@ def test_options_reach_their_loss_and_wrong_ones_are_answered(two_labels: LabelS
     assert value("ce+0.5*focal(focus=0)") == pytest.approx(1.5 * value("ce"))
     for text, answer in [
         ("focal(fokus=1)", "the loss focal has no option 'fokus'; did you mean focus"),
-        ("mse(alpha=1)", "has no option 'alpha'; its options: none"),
+        ("mse(alpha=1)", "has no option 'alpha'; its options: brier"),
         ("focal(focus)", "'focus' is no option"),
         ("topk(share=2)", "share must lie above 0"),
     ]:
         with pytest.raises(SettingsError, match=answer.replace("(", r"\(")):
             value(text)
+
+
+def test_distances_in_millimetres_are_those_between_centers_of_voxels() -> None:
+    mask, edges = random_mask(4, 6, 5, seed=3), (5.0, 1.5, 0.7)
+    inside, outside = (np.argwhere(m) * edges for m in (mask, ~mask))
+    expected = np.zeros(mask.shape)
+    expected[~mask] = cdist(outside, inside).min(axis=1)
+    expected[mask] = 0.7 - cdist(inside, outside).min(axis=1)
+    np.testing.assert_allclose(signed_distances(mask, edges), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_boundary_in_millimetres_knows_the_voxels_of_every_resolution(two_labels: LabelScheme) -> None:
+    fine, coarse = random_pair(3, 2, 4, 8, 6), random_pair(3, 2, 4, 4, 3)
+    extent = (20.0, 8.0, 9.0)  # voxels of 5 x 1 x 1.5 mm, and of 5 x 2 x 3 mm
+    expected = []
+    for (logits, target), edges in ((fine, (5.0, 1.0, 1.5)), (coarse, (5.0, 2.0, 3.0))):
+        distances = [[signed_distances((target[b, 0] == k).numpy(), edges) for k in (1, 2)] for b in range(2)]
+        expected.append(np.mean(logits.softmax(1).numpy()[:, 1:] * np.asarray(distances)))
+    criterion = build_loss("boundary(mm=1)", labels=two_labels, batch_dice=True, num_scales=1, extent=extent).loss
+    assert [float(criterion(*pair)) for pair in (fine, coarse)] == pytest.approx(expected)
+    in_voxels = build_loss("boundary", labels=two_labels, batch_dice=True, num_scales=1, extent=extent).loss
+    assert float(in_voxels(*fine)) == float(BoundaryLoss(labels=two_labels)(*fine))
+    for text, says in (("boundary(mm=2)", "mm must be 0 or 1"), ("boundary(extent=3)", "no option 'extent'")):
+        with pytest.raises(SettingsError, match=says):
+            build_loss(text, labels=two_labels, batch_dice=True, num_scales=1, extent=extent)
+    with pytest.raises(SettingsError, match="size of a patch in mm is not known"):
+        build_loss("boundary(mm=1)", labels=two_labels, batch_dice=True, num_scales=1)
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("shape", [(2, 9, 11), (2, 7, 8, 6)])
+def test_dou_is_the_formula_of_its_paper(two_labels: LabelScheme, shape: tuple[int, ...], batch_dice: bool) -> None:
+    """Surfaces counted voxel by voxel, with SciPy's erosion as a second way to find them."""
+    logits, _ = random_pair(3, *shape)
+    grid = np.indices(shape[1:])
+    middle = np.asarray([n // 2 for n in shape[1:]]).reshape(-1, *[1] * len(shape[1:]))
+    label = np.where(np.abs(grid - middle).max(axis=0) < 3, 1, 0)
+    label[..., -2:] = 2
+    target = torch.from_numpy(np.stack([label, np.roll(label, 1, axis=0)]).astype(np.int16))[:, None]
+    probabilities, smooth = logits.softmax(1).numpy(), 1e-5
+    groups, ratios = ([[0, 1]] if batch_dice else [[0], [1]]), []
+    for patches in groups:
+        for k in (1, 2):
+            masks = [target[b, 0].numpy() == k for b in patches]
+            size = sum(int(mask.sum()) for mask in masks)
+            surface = sum(int((mask & ~binary_erosion(mask)).sum()) for mask in masks)
+            alpha = min(1 - 2 * (surface + smooth) / (size + smooth), 0.8)
+            squares = sum(float((probabilities[b, k] ** 2).sum()) for b in patches) + size + smooth
+            overlap = sum(float(probabilities[b, k][mask].sum()) for b, mask in zip(patches, masks, strict=True))
+            ratios.append((squares - 2 * overlap) / (squares - (1 + alpha) * overlap))
+    found = float(build_loss("dou", labels=two_labels, batch_dice=batch_dice, num_scales=1)([logits], [target]))
+    assert found == pytest.approx(np.mean(ratios))
+    perfect = build_loss("dou", labels=two_labels, batch_dice=batch_dice, num_scales=1)
+    assert float(perfect([certain(target, 3)], [target])) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_dou_learns_a_ball(two_labels: LabelScheme) -> None:
+    grid = np.indices((16, 16))
+    target = torch.from_numpy((((grid - 8) ** 2).sum(axis=0) < 25).astype(np.int16))[None, None]
+    logits = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    criterion = build_loss("dou", labels=two_labels, batch_dice=False, num_scales=1)
+    optimizer = torch.optim.Adam([logits], lr=0.3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        criterion([logits], [target]).backward()
+        optimizer.step()
+    found = (logits[0].softmax(0)[1] > 0.5).numpy()
+    assert (found == (target[0, 0].numpy() == 1)).mean() > 0.98

@@ -51,8 +51,13 @@ def test_focal_weighs_by_the_squared_doubt(pair: tuple[Tensor, Tensor], two_labe
 
 
 def test_mse_is_the_mean_squared_error(pair: tuple[Tensor, Tensor], two_labels: LabelScheme) -> None:
-    expected = np.mean((softmax(pair[0]) - one_hot(pair[1])) ** 2)
+    expected = np.mean((pair[0].numpy() + 0.5 - one_hot(pair[1])) ** 2)
     assert loss("mse", pair, two_labels) == pytest.approx(expected)
+    expected = np.mean((softmax(pair[0]) - one_hot(pair[1])) ** 2)
+    assert loss("mse(brier=1)", pair, two_labels) == pytest.approx(expected)
+    perfect = torch.from_numpy(one_hot(pair[1])) - 0.5  # the regression's answer, which decides for the truth
+    assert loss("mse", (perfect, pair[1]), two_labels) == pytest.approx(0)
+    assert bool((perfect.argmax(1) == pair[1][:, 0]).all())
 
 
 def test_bce_takes_every_output_for_itself(pair: tuple[Tensor, Tensor], two_labels: LabelScheme) -> None:
@@ -82,7 +87,8 @@ def test_regions_use_sigmoids(two_regions: LabelScheme) -> None:
     logits = torch.tensor([[[[0.5]], [[-1.0]]]], dtype=torch.float64)
     target = torch.tensor([[[[1]], [[0]]]])
     p = 1 / (1 + np.exp(-np.asarray([0.5, 1.0])))  # probability of the truth
-    assert loss("mse", (logits, target), two_regions) == pytest.approx(np.mean((1 - p) ** 2))
+    assert loss("mse(brier=1)", (logits, target), two_regions) == pytest.approx(np.mean((1 - p) ** 2))
+    assert loss("mse", (logits, target), two_regions) == pytest.approx(np.mean([0.0, 0.5**2]))
     assert loss("focal", (logits, target), two_regions) == pytest.approx(np.mean(-((1 - p) ** 2) * np.log(p)))
     assert loss("bce", (logits, target), two_regions) == pytest.approx(np.mean(-np.log(p)))
 

@@ -11,7 +11,8 @@ import pytest
 from autoseg.errors import MissingArtifactError
 from autoseg.inference.ensemble import Member
 from autoseg.pipeline.cascade import find_previous, first_stage, next_stages
-from autoseg.pipeline.train import load_folds, train, trainable
+from autoseg.pipeline.folds import load_folds
+from autoseg.pipeline.train import train, trainable
 from autoseg.plan import Plan
 from autoseg.splits import Fold
 from autoseg.training_config import TrainingConfig

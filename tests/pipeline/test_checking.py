@@ -89,7 +89,7 @@ def test_a_dataset_without_foreground_is_refused(dataset: Path, tmp_path: Path) 
     for path in (dataset / "labelsTr").iterdir():
         labels = read_segmentation(path)
         write_segmentation(path, Segmentation(array=np.zeros_like(labels.array), geometry=labels.geometry))
-    with pytest.raises(DatasetError, match="no case has any foreground"):
+    with pytest.raises(DatasetError, match=f"no label file of {dataset} has any foreground"):
         plan_and_preprocess(dataset, workspace=tmp_path / "w", gpu_memory_gb=0.2, workers=0)
 
 

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from autoseg.cli.main import app
 from autoseg.errors import JobsFailedError, SettingsError
 from autoseg.pipeline.engines import FoldCommand, JobNeeds, RayEngine, SlurmEngine, run_logged
 from autoseg.pipeline.jobs import Engine, FoldJob, follow
-from autoseg.pipeline.train import missing_jobs, train_missing, train_on
+from autoseg.pipeline.train import missing_jobs, train_missing, train_on, with_budget_share
 from autoseg.progress import LoggingProgress
 from autoseg.training_config import TrainingConfig
 from autoseg.workspace import Workspace
@@ -90,15 +91,40 @@ def test_cascades_wait_for_the_missing_folds_of_their_previous_stage(cascade: Wo
     assert [job.after for job in missing_jobs(cascade, ["3d_cascade_fullres"], None)[1]] == [(), ()]
 
 
+def test_a_time_budget_is_that_of_the_whole_command_wherever_folds_are_trained(
+    cascade: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two folds of four configurations: an eighth each. The words for an engine ask for the same as one process."""
+    config = TrainingConfig(time_budget=3600.0)
+    assert with_budget_share(config, cascade, ["all"]).time_budget == 450.0
+    assert with_budget_share(config, cascade, ["2d"]).time_budget == 1800.0
+    assert with_budget_share(TrainingConfig(epochs=3), cascade, ["all"]) == TrainingConfig(epochs=3)
+    asked: list[list[str]] = []
+
+    class Recording:
+        def __init__(self, command: FoldCommand, needs: JobNeeds) -> None:  # noqa: ARG002 - an engine's
+            asked.append(list(command.options))
+            raise SettingsError("seen enough")
+
+    monkeypatch.setattr("autoseg.pipeline.engines.RayEngine", Recording)
+    words = ["train", "all", "-w", str(cascade.root), "--engine", "ray", "--time-budget", "1h", "--set", "seed=3"]
+    CliRunner().invoke(app, words)
+    (options,) = asked
+    settings = [value for word, value in pairwise(options) if word == "--set"]
+    assert "time_budget=450.0" in settings
+    assert [setting for setting in settings if setting.startswith("time_budget")] == ["time_budget=450.0"]
+    assert TrainingConfig().with_settings(settings) == TrainingConfig(time_budget=450.0, seed=3)
+
+
 def test_a_fold_that_fails_does_not_keep_the_others_from_training(cascade: Workspace) -> None:
     run = cascade.run("3d_lowres", 1)
     run.root.mkdir(parents=True)
-    run.final.write_bytes(b"of a run whose log is gone")  # a damaged last checkpoint would give way to a new start
+    run.final.write_bytes(b"damaged")  # a damaged last checkpoint would give way to a new start
     result = CliRunner().invoke(app, ["train", "3d_lowres", "-w", str(cascade.root), *OPTIONS])
     text = " ".join(result.output.split())
     assert result.exit_code == 1, text
     assert "1 fold(s) are not trained: 3d_lowres fold1: " in text
-    assert str(run.log) in text
+    assert str(run.final) in text
     assert cascade.run("3d_lowres", 0).scores.is_file()
     config = TrainingConfig().with_settings(QUICK)
     with pytest.raises(JobsFailedError) as failed:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 import torch
 
+from autoseg.errors import SettingsError
 from autoseg.trainers.optimization import (
     StepLength,
     TimeLength,
@@ -85,3 +88,28 @@ def test_every_parameter_decays_and_takes_the_rate(name: str) -> None:
 def test_step_lengths_forecast_the_remaining_time_at_the_pace_so_far() -> None:
     length = StepLength(total=100, per_epoch=10, anneal_within_epoch=False)
     assert length.seconds_left(25, 50.0) == pytest.approx(150.0)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_amsgrad_never_forgets_the_largest_gradient(name: Literal["adam", "adamw"]) -> None:
+    """One large gradient, then small ones: without it steps grow again, with it they are small by a closed form."""
+    steps = {}
+    for amsgrad in (False, True):
+        layer = torch.nn.Linear(1, 1, bias=False)
+        options = {"momentum": 0.9, "weight_decay": 0.0, "amsgrad": amsgrad}
+        optimizer = build_optimizer(layer, name, learning_rate=0.1, **options)  # type: ignore[arg-type]  # two types
+        for number in range(4000):
+            layer.weight.grad = torch.full((1, 1), 100.0 if number == 0 else 0.01)
+            before = layer.weight.item()
+            optimizer.step()
+        steps[amsgrad] = before - layer.weight.item()
+    assert steps[False] > 5 * steps[True] > 0
+    # The largest second moment was that of the first step: 0.001 * 100^2, corrected for 4000 steps.
+    largest = math.sqrt(0.001 * 100.0**2 / (1 - 0.999**4000))
+    assert steps[True] == pytest.approx(0.1 * 0.01 / largest, rel=0.01)
+
+
+def test_amsgrad_is_refused_where_it_means_nothing() -> None:
+    with pytest.raises(SettingsError, match="amsgrad is for optimizer=adam and optimizer=adamw, not for auto"):
+        TrainingConfig().with_settings(["amsgrad=true"])
+    assert TrainingConfig().with_settings(["amsgrad=true", "optimizer=adamw"]).amsgrad

@@ -14,7 +14,8 @@ from autoseg.history import read_rows
 from autoseg.inference.model import load_model, read_checkpoint
 from autoseg.inference.predictor import InferenceOptions, logit_slabs
 from autoseg.inference.volumes import score_volumes
-from autoseg.pipeline.train import load_folds, train
+from autoseg.pipeline.folds import load_folds
+from autoseg.pipeline.train import train
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import LoggingProgress
 from autoseg.training_config import TrainingConfig
