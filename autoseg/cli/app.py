@@ -72,7 +72,7 @@ def command(name: str, *, group: typer.Typer = app) -> Callable[[Callable[..., N
 def _run(action: Callable[[], None], *, debug: bool) -> int:
     """Do it; every failure becomes one sentence on standard error and an exit code."""
     try:
-        with _insistent_interrupts():
+        with insistent_interrupts():
             action()
     except typer.Exit as chosen:
         return chosen.exit_code
@@ -104,7 +104,7 @@ def tell_interrupted() -> int:
 
 
 @contextmanager
-def _insistent_interrupts() -> Iterator[None]:
+def insistent_interrupts() -> Iterator[None]:
     """Repeat an interrupt that did not end the block: Python ignores what is raised while it tidies up an object."""
     if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
         yield

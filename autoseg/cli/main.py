@@ -27,7 +27,7 @@ from autoseg.cli import (
     serve,
     train,
 )
-from autoseg.cli.app import app, tell_interrupted
+from autoseg.cli.app import app, insistent_interrupts, tell_interrupted
 
 __all__ = ["app", "main"]
 
@@ -61,7 +61,8 @@ def main() -> None:
     # two busy cores, a training step takes half as long when they sleep instead. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(prog_name="autoseg")
+        with insistent_interrupts():
+            app(prog_name="autoseg")
     except KeyboardInterrupt:  # before a command began
         sys.exit(tell_interrupted())
     finally:

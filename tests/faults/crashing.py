@@ -129,6 +129,7 @@ def _serve() -> None:
     # nnU-Net's ten million intensities per dataset take longer than everything else; how many there are changes nothing
     # about files and processes.
     autoseg.pipeline.checking.samples_per_case = lambda _: 1000
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also in children, until they are the command
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     _warm_up()
@@ -173,7 +174,6 @@ def _warm_up() -> None:
 
 def _be_the_command(request: dict[str, Any], counts: Path) -> None:
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     nothing, log = os.open(os.devnull, os.O_RDONLY), os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.fchmod(log, 0o666)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
@@ -186,6 +186,7 @@ def _be_the_command(request: dict[str, Any], counts: Path) -> None:
 
     code = 0
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # until now it would have met this file, not autoseg
         main()
     except SystemExit as chosen:
         code = chosen.code if isinstance(chosen.code, int) else 0
