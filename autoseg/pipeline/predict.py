@@ -235,12 +235,12 @@ class _Run:
                 write_json(quality, assessment)
                 _tell(quality, progress)
                 more = write_extras(self.extras, self.output, case, image, final, self.predictor.plan)
+                times = CaseTimes(prepare=found.seconds, predict=seconds, write=time.perf_counter() - started)
+                outcome = _Outcome(case=case.id, times=times, warnings=found.warnings)
+                self._record(outcome, files[0].name)  # before the receipt: a case that has one is not looked at again
                 complete(self.output, case.id, made_from=origin, files=[*files, assessment, *more])
             except (AutosegError, MemoryError, OSError) as error:
                 return self._failed(case.id, error)
-            times = CaseTimes(prepare=found.seconds, predict=seconds, write=time.perf_counter() - started)
-            outcome = _Outcome(case=case.id, times=times, warnings=found.warnings)
-            self._record(outcome, files[0].name)
             return outcome
 
         return write
