@@ -6,6 +6,7 @@ The structure is that of nnU-Net 2.8: transposed axis order, class names, one en
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,12 @@ from autoseg.interop.nnunet_names import (
     three,
 )
 from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan
+
+_DESCRIBED = (
+    *("name", "features", "strides", "kernel_sizes", "encoder_blocks", "decoder_blocks", "deep_supervision"),
+    *("norm", "activation", "dropout", "checkpointing", "options"),
+)
+"""What of a network nnU-Net's plans have words for, or what changes nothing in its parameters."""
 
 
 def read_fingerprint(table: Mapping[str, Any], *, orientation: str, orientation_2d: str) -> Fingerprint:
@@ -223,15 +230,11 @@ def beyond_nnunet(network: NetworkPlan) -> list[str]:
     found = [
         *([f"norm={network.norm}"] if network.norm not in NORMS else []),
         *([f"dropout={network.dropout:g}"] if network.dropout and network.name != "unet" else []),
-        *([f"supervision={network.supervision}"] if network.supervision != "pyramid" else []),
-        *([f"skip_gate={network.skip_gate}"] if network.skip_gate != "none" else []),
     ]
-    unusual = [name for name in ("supervised_stages", "squeeze_excitation") if getattr(network, name)]
-    return [
-        *found,
-        *(f"{name}={getattr(network, name)}" for name in unusual),
-        *(f"{name}={value}" for name, value in network.options.items() if value is not True),  # with biases, as nnU-Net
-    ]
+    others = {field.name: field.default for field in fields(NetworkPlan) if field.name not in _DESCRIBED}
+    found += [f"{name}={getattr(network, name)}" for name, usual in others.items() if getattr(network, name) != usual]
+    # With biases, as nnU-Net's.
+    return [*found, *(f"{name}={value}" for name, value in network.options.items() if value is not True)]
 
 
 def _intensities(normalization: tuple[NormalizationPlan, ...]) -> dict[str, Any]:
