@@ -99,7 +99,8 @@ def test_slab_by_slab_and_on_disk_equals_the_whole_volume(
     whole = predictor.predict(image).to_array()
     monkeypatch.setattr(export, "SLAB_VALUES", 400)
     monkeypatch.setattr(sums, "_PIECE", 300)
-    place = WorkingMemory(in_memory=0, scratch=tmp_path)
+    room = arrays.Room(largest=100, scratch=tmp_path)
+    place = WorkingMemory(in_memory=0, scratch=tmp_path, room=room)
     prediction = predictor.predict(image, memory=place)
     parts = list(prediction.slabs)
     assert len(parts) > 4

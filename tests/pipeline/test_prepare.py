@@ -8,11 +8,16 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from autoseg import arrays
 from autoseg.codec import write_json
 from autoseg.errors import PlanError, SettingsError
+from autoseg.pipeline import forecast
+from autoseg.pipeline import prepare as module
 from autoseg.pipeline.prepare import plan_and_preprocess
+from autoseg.preprocessing.store import CaseStore
 from autoseg.splits import read_splits
 from autoseg.workspace import Workspace
 
@@ -131,3 +136,26 @@ def test_worker_processes_give_the_same_arrays(dataset: Path, prepared: Workspac
         twin = other.root / path.relative_to(prepared.root)
         assert twin.read_bytes() == path.read_bytes()
     assert other.fingerprint_path.read_bytes() == prepared.fingerprint_path.read_bytes()
+
+
+def test_within_a_limit_cases_are_what_they_are_without(
+    dataset: Path, prepared: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def counted(shape: tuple[int, ...], dtype: object, folder: Path | None = None) -> np.ndarray:
+        made.append(folder)
+        return np.zeros(tuple(shape), dtype)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(arrays, "scratch_array", counted)
+    monkeypatch.setattr(forecast, "_WORKER_BYTES", 10**9)  # so that the small cases exceed the limit
+    monkeypatch.setattr(module, "_ARRAYS_AT_ONCE", 10**6)
+    limited = prepare(dataset, Workspace(tmp_path / "limited"), max_memory_gb=1.0)
+    assert set(made) == {limited.root}
+    said = json.loads(limited.forecast_path.read_text())
+    assert said["memory_limit"] == said["memory_bytes"] == 10**9
+    assert said["scratch_bytes"] > 0
+    for case in ("case00", "case03"):
+        expected, found = (CaseStore(w.preprocessed_dir("3d_fullres")).open(case).load() for w in (prepared, limited))
+        np.testing.assert_array_equal(found.image, expected.image)
+        np.testing.assert_array_equal(found.segmentation, expected.segmentation)
