@@ -66,9 +66,9 @@ def _run(folder: Path, shape: tuple[int, ...], arguments: argparse.Namespace) ->
     fold = next(i for i, f in enumerate(json.loads((space / "splits.json").read_text())) if "large" not in f["val"])
     training = ["train", "3d_fullres", f"fold{fold}", "-w", str(space), "--iterations", str(arguments.iterations)]
     watched("train", [*training, "--device", "cpu"], most)
-    predicting = ["predict", "-i", str(dataset / "imagesTs"), "-o", str(folder / "out"), "-w", str(space)]
+    predicting = ["ensemble-predict", "-i", str(dataset / "imagesTs"), "-o", str(folder / "out"), "-w", str(space)]
     how = ["--step", "1", "--no-mirroring", "--max-memory", limit, "--scratch", str(folder), "--device", "cpu"]
-    watched("predict", [*predicting, *how], most)
+    watched("ensemble-predict", [*predicting, *how], most)
     with tifffile.TiffFile(folder / "out" / "large.tif") as stack:
         assert stack.series[0].shape == shape, stack.series[0].shape
     stored = sum(file.stat().st_size for file in (space / "preprocessed").rglob("large.*"))

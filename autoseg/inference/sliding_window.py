@@ -237,7 +237,7 @@ def window_slabs(
     else:
         strips = in_strips(positions, extent[-1], columns)
         positions = list(strips)
-        sums = ScratchSums(layout, strips=strips, columns=columns, outside=beyond, memory=memory)
+        sums = ScratchSums(layout, strips=strips, outside=beyond, memory=memory)
     groups = tiling._groups(positions, device)
     weight = tiling.weight().to(image.device).reshape(extent)
     per_call = tiling.patches_per_call(device)

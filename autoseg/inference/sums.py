@@ -3,7 +3,8 @@
 A scratch file holds the planes that tiles still reach. In front of it lies a window as thick and as high as a tile and
 as wide as memory allows: tiles are added there, and rows that no later tile of the same planes reaches leave for the
 file at once. So every sum is written about twice (first when tiles of one position in z have been added, then when the
-next ones have), however many tiles overlap, and additions happen in the same order as in memory.
+next ones have), however many tiles overlap, and additions happen in the same order as in memory. Where the window is
+narrower than the image, strips overlap by what tiles do, and sums there are written once more.
 """
 
 from __future__ import annotations
@@ -139,7 +140,6 @@ class ScratchSums:
     Args:
         layout: What is held.
         strips: Position -> first column of its strip; see :func:`in_strips`.
-        columns: Width of the window.
         outside: Logits where no tile was; None where tiles cover everything.
         memory: Makes the file.
     """
@@ -149,7 +149,6 @@ class ScratchSums:
         layout: SumsLayout,
         *,
         strips: Mapping[tuple[int, ...], int],
-        columns: int,
         outside: Sequence[float] | None,
         memory: WorkingMemory,
     ) -> None:
@@ -163,6 +162,8 @@ class ScratchSums:
         self.file = scratch_array(shape, _NUMPY_TYPES[layout.dtype], memory.scratch)
         self.stored = torch.from_numpy(self.file)
         self.weights = torch.zeros((layout.depth, rows, width), dtype=layout.dtype)
+        # Of the columns that there is memory for, those that the widest strip has.
+        columns = max((position[-1] - first for position, first in strips.items()), default=0) + self.tile[2]
         window = (layout.num_outputs, *self.tile[:2], columns)
         self.window = torch.zeros(window, dtype=layout.dtype)
         self.corner: tuple[int, int, int] | None = None

@@ -135,8 +135,10 @@ def make_forecast(
                 hours_per_fold=None if seconds is None else seconds * _default_steps() / 3600,
             )
         )
-    largest = max(_peak_bytes(case, plan, configurations) for case in fingerprint.cases)
-    needed = _PARENT_BYTES + max(1, workers) * (_WORKER_BYTES + largest)
+    at_once = max(1, workers)
+    needed = _PARENT_BYTES + at_once * _WORKER_BYTES
+    needed += _largest([_peak_bytes(case, plan, configurations) for case in fingerprint.cases], at_once)
+    in_files = _largest([_scratch_bytes(case, plan, configurations) for case in fingerprint.cases], at_once)
     available = memory_state().available
     limit = None if max_memory_gb is None else int(max_memory_gb * 10**9)
     if limit is None and available is not None and needed > available:
@@ -148,7 +150,7 @@ def make_forecast(
         disk_free=shutil.disk_usage(folder).free,
         configurations=tuple(made),
         memory_limit=limit if limit is not None and needed > limit else None,
-        scratch_bytes=2 * max(1, workers) * largest if limit is not None and needed > limit else 0,
+        scratch_bytes=in_files if limit is not None and needed > limit else 0,
     )
 
 
@@ -228,6 +230,23 @@ def _peak_bytes(case: CaseFingerprint, plan: Plan, configurations: Sequence[Conf
     reading = stored * (6 * channels + 2) + cropped * (4 * channels + 7)  # the mask's components take four bytes
     resampling = cropped * (4 * channels + 2) + prepared * (8 * channels + 6)
     return max(reading, resampling)
+
+
+def _scratch_bytes(case: CaseFingerprint, plan: Plan, configurations: Sequence[Configuration]) -> int:
+    """Scratch files of a case: two masks, labels, and channels before, halfway through and after resampling."""
+    channels, cropped = len(plan.channels), math.prod(case.cropped_shape)
+    prepared = max(math.prod(_prepared_shape(case, plan, c)) for c in configurations)
+    return (
+        math.prod(case.shape)
+        + cropped * (4 * channels + 3)
+        + prepared * (4 * channels + 2)
+        + 4 * max(cropped, prepared)
+    )
+
+
+def _largest(sizes: Sequence[int], count: int) -> int:
+    """Sum of the largest few."""
+    return sum(sorted(sizes, reverse=True)[:count])
 
 
 def _prepared_shape(case: CaseFingerprint, plan: Plan, configuration: Configuration) -> tuple[int, ...]:
