@@ -164,7 +164,7 @@ def forecast(
         sums=sum(layout.num_bytes for layout in layouts) * copies_of_sums,
         window=sum(layout.window_bytes() for layout in layouts) * copies_of_sums,
         copies=len(tilings) * copies_of_sums,
-        without_image=running + _ARRAYS_AT_ONCE * LARGEST_IN_MEMORY,
+        without_image=max(running, _ARRAYS_AT_ONCE * LARGEST_IN_MEMORY),
         image=preparing + channels,
     )
 
