@@ -148,6 +148,8 @@ class NetworkPlan:
         supervision: What the supervised outputs are: a "pyramid" of falling resolution, or "nested" networks that all
             answer at full resolution (U-Net++).
         supervised_stages: How many decoder stages have an output, highest resolution first; None takes all.
+        auxiliary_weight: Weight of the loss of what a refinement was given, beside that of what it made of it; 0 where
+            nothing is refined, or only the refined counts.
         norm: Normalization layer: "instance", "batch", "group" (eight groups) or "layer" (one group of all channels).
         activation: Nonlinearity after it.
         dropout: Share of feature maps that training drops after every convolution.
@@ -166,6 +168,7 @@ class NetworkPlan:
     deep_supervision: bool = True
     supervision: Supervision = "pyramid"
     supervised_stages: int | None = None
+    auxiliary_weight: float = 0.0
     norm: Norm = "instance"
     activation: Activation = "leaky_relu"
     dropout: float = 0.0
@@ -180,6 +183,8 @@ class NetworkPlan:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if self.supervised_stages is not None and self.supervised_stages < 1:
             raise ValueError(f"supervised_stages must be positive, got {self.supervised_stages}")
+        if self.auxiliary_weight < 0:
+            raise ValueError(f"auxiliary_weight must not be negative, got {self.auxiliary_weight}")
         lengths = (len(self.strides), len(self.kernel_sizes), len(self.encoder_blocks), len(self.decoder_blocks) + 1)
         if stages < 1 or any(n != stages for n in lengths):
             raise ValueError(f"{stages} features do not fit the lengths {lengths} of strides, kernels and blocks")
@@ -208,7 +213,8 @@ class NetworkPlan:
         """Voxels of the patch per voxel of each output, per axis; the full resolution first.
 
         One entry without deep supervision; with it one per supervised decoder stage, so that the deepest encoder stage
-        has none. Nested outputs all have full resolution.
+        has none. Nested outputs all have full resolution. Where the outputs that a refinement was given are supervised
+        as well, they follow the refined one.
         """
         stride = (1,) * len(self.strides[0])
         supervised = max(1, self.num_stages - 1)
@@ -218,7 +224,10 @@ class NetworkPlan:
         for step in self.strides[: supervised if self.deep_supervision else 1]:
             stride = tuple(p * s for p, s in zip(stride, step, strict=True))
             found.append(stride)
-        return tuple(found) if self.supervision == "pyramid" else (found[0],) * len(found)
+        if self.supervision == "nested":
+            found = [found[0]] * len(found)
+        has_auxiliary = self.deep_supervision and self.auxiliary_weight > 0
+        return (found[0], *found) if has_auxiliary else tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,6 +84,7 @@ def plan_network(
         SettingsError: When the network has no such option.
     """
     num_stages = len(topology.strides)
+    is_deep = rules.supervision != "none" and num_stages >= _FEWEST_SUPERVISED_STAGES
     network = NetworkPlan(
         name=name,
         features=rules.features(num_stages, len(topology.patch_size), width=width),
@@ -91,9 +92,10 @@ def plan_network(
         kernel_sizes=topology.kernel_sizes,
         encoder_blocks=repeat_last(rules.encoder_blocks, num_stages),
         decoder_blocks=repeat_last(rules.decoder_blocks, num_stages - 1),
-        deep_supervision=rules.supervision != "none" and num_stages >= _FEWEST_SUPERVISED_STAGES,
+        deep_supervision=is_deep or rules.auxiliary_weight > 0,
         supervision="nested" if rules.supervision == "nested" else "pyramid",
-        supervised_stages=rules.supervised_stages,
+        supervised_stages=rules.supervised_stages if is_deep or not rules.auxiliary_weight else 1,
+        auxiliary_weight=rules.auxiliary_weight,
     )
     styled = replace(network, **rules.style)  # type: ignore[arg-type]  # the contract test checks the catalog's
     return with_choices(styled, rules, choices)

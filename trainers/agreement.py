@@ -12,7 +12,7 @@ from autoseg.communication import wait
 from autoseg.errors import SettingsError
 from autoseg.lock import hold
 from autoseg.losses.factory import build_loss
-from autoseg.networks.catalog import network_rules
+from autoseg.networks.catalog import rules_of
 from autoseg.networks.rules import TrainingDefaults
 from autoseg.progress import Progress
 from autoseg.training import RunRecord, TrainingJob
@@ -99,7 +99,7 @@ def _decide(job: TrainingJob, device: torch.device) -> RunRecord:
         configuration, precision = sized.configuration, sized.precision
         steps = config.time_budget / sized.seconds_per_step
         reasons["network"] = sized.reason
-    published = network_rules(configuration.network.name).training
+    published = rules_of(configuration.network).training
     optimizer, why = _choose_optimizer(config.optimizer, steps, published)
     if why:
         reasons["optimizer"] = why

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from autoseg.networks.catalog import network_rules
+from autoseg.networks.catalog import rules_of
 from autoseg.plan import Configuration
 
 ConcretePrecision = Literal["float32", "bfloat16", "float16"]
@@ -105,7 +105,7 @@ def _narrowed(planned: Configuration, width: float) -> Configuration:
 
     A network whose stages have fixed ratios keeps them.
     """
-    rules, features = network_rules(planned.network.name), planned.network.features
+    rules, features = rules_of(planned.network), planned.network.features
     unit = rules.feature_multiple
     if rules.feature_ratios is None:
         features = tuple(min(f, max(2 * unit, round(f * width / unit) * unit)) for f in features)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
 
 from autoseg.errors import TrainingError
 from autoseg.losses.factory import build_loss
+from autoseg.networks.base import SegmentationNetwork
 from autoseg.networks.factory import build_network
 from autoseg.plan import Configuration, Plan
 from autoseg.ranks import ALONE, Ranks
@@ -66,8 +67,13 @@ class Stepper:
         """Outputs per scale, full resolution first, for images (b,c,...) that lie on the device."""
         return outputs_of(self.called, images, self.precision)
 
-    def step(self, images: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
+    def step(self, images: torch.Tensor, targets: list[torch.Tensor], *, fraction: float = 1.0) -> torch.Tensor:
         """Take one step and return the loss, which stays on the device: reading it every step would synchronize.
+
+        Args:
+            images: Patches (b, c, ...).
+            targets: Per scale.
+            fraction: Share of the run that lies behind; networks may leave a part of themselves alone until later.
 
         Raises:
             TrainingError: When a single patch is too much for the device's memory.
@@ -78,6 +84,8 @@ class Stepper:
                 loss = self._accumulate(images, targets)
             if loss is None:
                 self.splitting.shrink(len(images), self.device)
+        for parameter in resting_parameters(self.network, fraction):
+            parameter.grad = None  # was computed all the same: processes and compiled networks need steps to be alike
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
         self.scaler.step(self.optimizer)
@@ -96,6 +104,11 @@ class Stepper:
             self.scaler.scale(loss * share if len(parts) > 1 else loss).backward()
             losses.append(loss.detach() * share)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def resting_parameters(network: nn.Module, fraction: float) -> Iterable[nn.Parameter]:
+    """Parameters that a network leaves alone while this share of the run lies behind."""
+    return cast("SegmentationNetwork", network).resting_parameters(fraction)
 
 
 def outputs_of(network: nn.Module, images: torch.Tensor, precision: ConcretePrecision) -> list[torch.Tensor]:
@@ -130,6 +143,8 @@ def make_stepper(
     network: nn.Module = build_network(
         configuration.network, num_channels=num_input_channels(plan, configuration), num_outputs=plan.labels.num_outputs
     )
+    if config.pretrained is None and any(True for _ in resting_parameters(network, 0.0)):
+        tell("a part of the network is not trained at first, and no --pretrained FILE gave it weights: they are random")
     network = network.to(device)
     if configuration.ndim == 3:
         # Channels last lets the CPU and tensor cores read a voxel's features in one go.
@@ -142,6 +157,7 @@ def make_stepper(
         num_scales=len(configuration.network.output_strides),
         supervision=configuration.network.supervision,
         extent=configuration.patch_extent,
+        auxiliary_weight=configuration.network.auxiliary_weight,
     ).to(device)
     called, unused = network, frozenset[str]()
     own = replace(configuration, batch_size=len(ranks.share(configuration.batch_size)))

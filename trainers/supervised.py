@@ -227,14 +227,14 @@ class _Run:
         losses, case_ids = list[torch.Tensor](), list[tuple[str, ...]]()
         cooled, due = self._stopping.cooled_rate(state.rows), started + _FIRST_HEARTBEAT_SECONDS
         while True:
-            learning_rate = cooled
+            learning_rate, fraction = cooled, length.fraction(step, self.clock.seconds)
             if learning_rate is None:
-                learning_rate = self._learning_rate(length.fraction(step, self.clock.seconds), history)
+                learning_rate = self._learning_rate(fraction, history)
             set_learning_rate(self.stepper.optimizer, learning_rate)
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
-            losses.append(self.stepper.step(batch.images, batch.targets))
+            losses.append(self.stepper.step(batch.images, batch.targets, fraction=fraction))
             case_ids.append(batch.case_ids)
             if self.stepper.device.type == "cpu":  # reading a loss from a GPU would make it idle
                 require_finite(float(losses[-1]), batch.case_ids, step=step, checkpoint=str(self.job.run.last))

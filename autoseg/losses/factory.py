@@ -120,6 +120,7 @@ def build_loss(
     num_scales: int,
     supervision: Supervision = "pyramid",
     extent: tuple[float, ...] | None = None,
+    auxiliary_weight: float = 0.0,
     allow_reference: bool = False,
 ) -> DeepSupervisionLoss:
     """Build the loss that training minimizes.
@@ -131,6 +132,7 @@ def build_loss(
         num_scales: Outputs of the network, ``len(network.output_strides)``.
         supervision: What these outputs are.
         extent: Millimetres that a patch measures per axis, for losses that look at distances.
+        auxiliary_weight: ``network.auxiliary_weight``: of the outputs that a refinement was given.
         allow_reference: Accept ``package.module:attribute`` too; only for names that the user gave.
 
     Returns:
@@ -143,4 +145,4 @@ def build_loss(
     terms = [(term.weight, build(term)) for term in parse_loss(name)]
     is_plain = len(terms) == 1 and terms[0][0] == 1
     loss = terms[0][1] if is_plain else WeightedSumLoss(terms)
-    return DeepSupervisionLoss(loss, num_scales=num_scales, supervision=supervision)
+    return DeepSupervisionLoss(loss, num_scales=num_scales, supervision=supervision, auxiliary_weight=auxiliary_weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -21,6 +21,14 @@ class SegmentationNetwork(nn.Module):
 
     deep_supervision: bool = False
     checkpointing: bool = False
+
+    def resting_parameters(self, fraction: float) -> Iterable[nn.Parameter]:  # noqa: ARG002 - most have none
+        """Parameters that are to stay as they are for now.
+
+        Args:
+            fraction: Share of the training run that lies behind, from 0 to 1.
+        """
+        return ()
 
     def stage(self, module: nn.Module, *inputs: Tensor) -> Any:  # noqa: ANN401 - whatever the module answers
         """Run a part of the network, whose insides are not kept for the backward pass where checkpointing is on."""

@@ -221,6 +221,7 @@ RULES: dict[str, NetworkRules] = {
         heeds=STYLE,
         options=ScnOptions,
         host_option="refines",
+        auxiliary_weight=0.4,
     ),
     "unet_plus_plus": NetworkRules(
         builder="autoseg.networks.unet_plus_plus:UNetPlusPlus",
@@ -305,3 +306,8 @@ def planned_rules(name: str, choices: Sequence[str]) -> NetworkRules:
         if host != name:  # its own class refuses that with a sentence of its own
             rules = rules.within(network_rules(host))
     return rules.sized(choices)
+
+
+def rules_of(network: NetworkPlan) -> NetworkRules:
+    """Rules of a network that is planned already, those of a network that it holds included."""
+    return planned_rules(network.name, [f"{name}={value}" for name, value in network.options.items()])

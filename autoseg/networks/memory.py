@@ -133,6 +133,7 @@ def estimate_memory(
         batch_dice=True,
         num_scales=len(network.output_strides),
         supervision=network.supervision,
+        auxiliary_weight=network.auxiliary_weight,
     )
     shapes = [tuple(n // s for n, s in zip(patch_size, stride, strict=True)) for stride in network.output_strides]
     channels = len(labels.targets) + (labels.ignore_value is not None) if labels.has_regions else 1

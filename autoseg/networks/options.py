@@ -125,11 +125,12 @@ class ScnOptions:
 
     Args:
         refines: The network whose logits are refined.
-        train: "joint" trains both; "frozen" leaves the other network as ``--pretrained`` brought it.
+        train: "joint" trains both from the start; "frozen" leaves the other network as ``--pretrained`` brought it;
+            "frozen_then_joint" does so for half of the run, then trains both.
     """
 
     refines: str = "unet"
-    train: Literal["joint", "frozen"] = "joint"
+    train: Literal["joint", "frozen", "frozen_then_joint"] = "joint"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,6 +159,7 @@ class NetworkRules:
         decoder_blocks: Blocks per decoder stage, lowest resolution first; further stages repeat the last entry.
         supervision: What its deep supervision gives.
         supervised_stages: Decoder stages with an output; None stands for all.
+        auxiliary_weight: Weight of the loss of what it refines; 0 for networks that refine none.
         taps: Features that it can show: names of :meth:`SegmentationNetwork.tap_modules`.
         heeds: Which of :data:`STYLE` it heeds; others cannot be set.
         style: Values of those that differ from the defaults of a NetworkPlan.
@@ -186,6 +187,7 @@ class NetworkRules:
     decoder_blocks: tuple[int, ...] = (2,)
     supervision: Literal["none", "pyramid", "nested"] = "pyramid"
     supervised_stages: int | None = None
+    auxiliary_weight: float = 0.0
     taps: tuple[str, ...] = ()
     heeds: tuple[str, ...] = ()
     style: Mapping[str, OptionValue] = field(default_factory=dict)
@@ -312,5 +314,7 @@ def with_options_of(kind: type[Any], network: NetworkPlan) -> NetworkPlan:
 def option_names(rules: NetworkRules) -> tuple[str, ...]:
     """Every option that can be chosen for a network."""
     supervision = () if rules.supervision == "none" else ("deep_supervision",)
+    if rules.auxiliary_weight:
+        supervision = ("deep_supervision", "auxiliary_weight")
     own = dict.fromkeys(f.name for kind in rules.option_kinds for f in dataclasses.fields(kind))
     return (*rules.heeds, *supervision, *own, *rules.sizes)

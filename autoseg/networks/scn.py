@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import cast
 
@@ -18,13 +18,14 @@ from torch.nn import functional
 from autoseg.errors import SettingsError
 from autoseg.networks.base import SegmentationNetwork
 from autoseg.networks.blocks import NEGATIVE_SLOPE, convolution_class
-from autoseg.networks.catalog import NETWORKS
+from autoseg.networks.catalog import NETWORKS, network_rules
 from autoseg.networks.options import ScnOptions
 from autoseg.networks.rules import read_options, with_options_of
 from autoseg.plan import NetworkPlan
 
 _FINE_KERNEL, _COARSE_KERNEL = 9, 5
 _HIDDEN = 32
+_RESTS_UNTIL = {"joint": 0.0, "frozen_then_joint": 0.5, "frozen": math.inf}  # share of the run
 
 
 class SpatialConfiguration(nn.Module):
@@ -74,7 +75,8 @@ class RefinedNetwork(SegmentationNetwork):
     """Another network, and the refinement of its full-resolution logits.
 
     Args:
-        network: Topology of the other network, whose name stands in the options.
+        network: Topology of the other network, whose name stands in the options. Where it has an auxiliary weight, the
+            outputs that were refined are supervised as well.
         num_channels: Channels of the image.
         num_outputs: Channels of the output.
     """
@@ -86,25 +88,47 @@ class RefinedNetwork(SegmentationNetwork):
             raise SettingsError("scn refines another network, not itself: --network-option refines=unet, for instance")
         own = {field.name for field in fields(ScnOptions)}
         others = {name: value for name, value in network.options.items() if name not in own}
-        inner = replace(network, name=options.refines, options=others)
+        is_deep = network.deep_supervision and network_rules(options.refines).supervision != "none"
+        inner = replace(network, name=options.refines, options=others, auxiliary_weight=0.0, deep_supervision=is_deep)
         self.segmenter = NETWORKS.get(options.refines)(inner, num_channels=num_channels, num_outputs=num_outputs)
         self.refinement = SpatialConfiguration(num_outputs, _two_stages_down(network))
         self.deep_supervision = network.deep_supervision
+        self._inner_is_deep = is_deep
+        self._is_nested = network.supervision == "nested"
+        self._has_auxiliary = network.auxiliary_weight > 0
+        self._rests_until = _RESTS_UNTIL[options.train]
         if options.train == "frozen":
             self.segmenter.requires_grad_(False)  # noqa: FBT003 - torch's own signature
 
     def forward(self, x: Tensor) -> list[Tensor] | Tensor:
-        """Compute logits; coarser outputs are those of the other network.
+        """Compute logits.
 
         Args:
             x: Images (b, c, ...).
+
+        Returns:
+            With deep supervision a list: the refined logits (b, k, ...), then the other network's outputs, of which
+            the full resolution is left out where it is not supervised. Otherwise the refined logits alone.
         """
-        self.segmenter.deep_supervision = self.deep_supervision
+        self.segmenter.deep_supervision = self.deep_supervision and self._inner_is_deep
         self.segmenter.checkpointing = self.checkpointing
         outputs = cast("list[Tensor] | Tensor", self.segmenter(x))
         if isinstance(outputs, Tensor):
-            return cast("Tensor", self.stage(self.refinement, outputs))
-        return [self.stage(self.refinement, outputs[0]), *outputs[1:]]
+            outputs = [outputs]
+        # Nested networks answer alone with the mean of their outputs: the refinement learns on what it will be given.
+        logits = torch.stack(outputs).mean(dim=0) if self._is_nested else outputs[0]
+        refined = cast("Tensor", self.stage(self.refinement, logits))
+        if not self.deep_supervision:
+            return refined
+        return [refined, *(outputs if self._has_auxiliary else outputs[1:])]
+
+    def resting_parameters(self, fraction: float) -> Iterable[nn.Parameter]:
+        """Those of the other network, as long as the options say."""
+        return self.segmenter.parameters() if fraction < self._rests_until else ()
+
+    def published_names(self) -> Mapping[str, str]:
+        """Weights of the other network alone fit the part that it is here."""
+        return {f"segmenter.{name}": name for name in self.segmenter.state_dict()}
 
     def tap_modules(self) -> Mapping[str, nn.Module]:
         """Those of the other network."""

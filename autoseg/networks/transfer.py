@@ -65,8 +65,9 @@ def transfer(pretrained: PretrainedWeights, network: nn.Module, labels: LabelSch
     """Put weights of another model into a network where they fit.
 
     Parameters of the same name and shape are copied. Output layers are copied only where both models segment the same
-    things. A first convolution made for another number of channels is repeated over the new ones, so that an image
-    whose channels are alike gives the features that it gave before.
+    things. Weights of a network that this one refines go to that part of it. A first convolution made for another
+    number of channels is repeated over the new ones, so that an image whose channels are alike gives the features that
+    it gave before.
 
     Args:
         pretrained: The weights.
