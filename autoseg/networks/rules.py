@@ -313,7 +313,7 @@ def with_options_of(kind: type[Any], network: NetworkPlan) -> NetworkPlan:
 
 def option_names(rules: NetworkRules) -> tuple[str, ...]:
     """Every option that can be chosen for a network."""
-    supervision = () if rules.supervision == "none" else ("deep_supervision",)
+    supervision: tuple[str, ...] = () if rules.supervision == "none" else ("deep_supervision",)
     if rules.auxiliary_weight:
         supervision = ("deep_supervision", "auxiliary_weight")
     own = dict.fromkeys(f.name for kind in rules.option_kinds for f in dataclasses.fields(kind))
