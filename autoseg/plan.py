@@ -313,7 +313,8 @@ class Configuration:
     @property
     def patch_extent(self) -> tuple[float, ...]:
         """Millimetres that a patch measures per axis."""
-        return tuple(edge * size for edge, size in zip(self.spacing, self.patch_size, strict=True))
+        spacing = self.spacing[-len(self.patch_size) :]  # of stacks, which are cut where the axes are alike
+        return tuple(edge * size for edge, size in zip(spacing, self.patch_size, strict=True))
 
     @property
     def ndim(self) -> int:

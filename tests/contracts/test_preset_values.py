@@ -29,6 +29,8 @@ EFFECT_OF = {
     ),
     "spacing": (f"{PLANS}::test_aicup", f"{PLANS}::test_cm_trancaf", f"{RUNS}::test_aicup"),
     "patch": tuple(f"{PLANS}::test_{name}" for name in ("aicup", "mnms2", "cm_trancaf", "spine")),
+    "slices": ("planners/test_stacks.py::test_axes_that_are_alike_are_all_cut_and_share_the_3d_data",),
+    "encoder": ("networks/test_encoders.py::test_encoders_have_as_many_parameters_as_published",),
     "network": (f"{PLANS}::test_aicup", f"{PLANS}::test_cm_trancaf", f"{PLANS}::test_spine"),
     "norm": (f"{STRUCTURES}::test_options_change_what_blocks_are_made_of", f"{PLANS}::test_mnms2"),
     "activation": (f"{STRUCTURES}::test_options_change_what_blocks_are_made_of",),
@@ -87,6 +89,9 @@ EFFECT_OF = {
     ),
     "volume_every": (f"{TRAINING}::test_aicup_stops_after_two_validations_without_a_better_dice",),
     "volume_patience": (f"{TRAINING}::test_aicup_stops_after_two_validations_without_a_better_dice",),
+    "inside": ("postprocessing/test_gating.py::test_what_lies_outside_is_gone_and_the_rest_is_as_it_was",),
+    "run-lengths": (f"{RUNS}::test_sennet",),
+    "metrics": (f"{RUNS}::test_sennet",),
     "tta": ("inference/test_sliding_window.py::test_every_view_is_undone_and_the_groups_are_those_of_a_square",),
     "keep_largest": ("postprocessing/test_components.py::test_agrees_with_scipy_and_keeps_its_input",),
     "fill_holes": ("postprocessing/test_components.py::test_every_operation_leaves_other_labels_and_its_input",),
@@ -125,7 +130,7 @@ def names_tests(test: str) -> bool:
     return function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
-@pytest.mark.parametrize("name", ["aicup", "mnms2", "cm_trancaf", "vessel", "spine"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_value_of_a_preset_has_a_test(name: str) -> None:
     words = [row.value.partition("=")[0].partition("(")[0] for _, row in PRESETS[name].rows()]
     assert not set(words) - set(EFFECT_OF)

@@ -51,7 +51,7 @@ PUBLISHED = {
     "aicup": (torch.optim.AdamW, {"lr": 5e-4, "weight_decay": 5e-4}),
     "mnms2": (torch.optim.SGD, {"lr": 0.01, "weight_decay": 3e-5, "momentum": 0.99, "nesterov": True}),
     "cm_trancaf": (torch.optim.Adam, {"lr": 1e-5}),
-    "vessel": (torch.optim.AdamW, {"lr": 6e-5}),
+    "sennet": (torch.optim.AdamW, {"lr": 6e-5}),
     "spine": (torch.optim.Adam, {"lr": 1e-3}),
 }
 
@@ -91,7 +91,8 @@ def formula(loss: str, logits: Tensor, target: Tensor) -> Tensor:
         "dice_ce": entropy.mean() - dice,
         "dice+0.1*focal": 0.1 * focal - dice,
         "focal": focal,
-        "mse": ((shares - wanted) ** 2).mean(),
+        "dice": -dice,
+        "mse": ((logits + 0.5 - wanted) ** 2).mean(),
     }[loss]
 
 
