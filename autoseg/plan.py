@@ -367,6 +367,10 @@ class Plan:
     accumulation: Accumulation = "float32"
     view: str | None = None
 
+    def __post_init__(self) -> None:
+        if sorted(self.transpose) != list(range(len(self.transpose))):
+            raise ValueError(f"transpose {self.transpose} must name every axis once, such as (0, 1, 2)")
+
     def configuration(self, name: str) -> Configuration:
         """Look up a configuration.
 

@@ -78,3 +78,11 @@ def test_edits_of_another_network_are_counted_by_its_own_training_step(
     [warning] = memory_warnings(workspace.load_plan(), [name])
     assert warning.startswith(f"configurations.{name}.{field}: ")
     assert "planned were 2 (gpu_memory_gb)" in warning
+
+
+@pytest.mark.parametrize("transpose", [[1000000, 1, 2], [0, 0, 2], [-1, 0, 1]])
+def test_axes_that_are_none_are_refused(workspace: Workspace, transpose: list[int]) -> None:
+    plain = json.loads(workspace.plan_path.read_text())
+    workspace.plan_path.write_text(json.dumps({**plain, "transpose": transpose}))
+    with pytest.raises(ArtifactError, match=r"transpose .* must name every axis once"):
+        workspace.load_plan()
