@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoseg.labels import LabelScheme
+from autoseg.losses.overlap import OverlapLoss
 from autoseg.losses.targets import SumOverBatch, foreground_pairs, own_sums
 
 
-class SoftDiceLoss(nn.Module):
+class SoftDiceLoss(OverlapLoss):
     """Negative soft Dice, averaged over classes: -1 is perfect, 0 is worst.
 
     Per class, with sums over space and also over the batch when ``batch_dice`` is set:
@@ -24,16 +25,8 @@ class SoftDiceLoss(nn.Module):
     """
 
     def __init__(self, *, labels: LabelScheme, batch_dice: bool, smooth: float = 1e-5) -> None:
-        super().__init__()
-        self.labels = labels
-        self.batch_dice = batch_dice
-        self.smooth = smooth
+        super().__init__(labels=labels, batch_dice=batch_dice, smooth=smooth)
         self.sum_over_batch: SumOverBatch = own_sums
-
-    @property
-    def is_mean_over_samples(self) -> bool:
-        """Whether the loss of a batch is the mean of the losses of its patches."""
-        return not self.batch_dice
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
@@ -45,7 +38,7 @@ class SoftDiceLoss(nn.Module):
         # Autocast would compute the products and sums in half precision again.
         with torch.autocast(logits.device.type, enabled=False):
             predicted, reference, _ = foreground_pairs(logits, target, self.labels)
-            over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
+            over = self.summed_axes(logits.ndim)
             overlap = (predicted * reference).sum(over)
             total = predicted.sum(over) + reference.sum(over)
             if self.batch_dice:

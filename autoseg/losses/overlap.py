@@ -9,7 +9,32 @@ from autoseg.labels import LabelScheme
 from autoseg.losses.targets import foreground_pairs
 
 
-class TverskyLoss(nn.Module):
+class OverlapLoss(nn.Module):
+    """What losses share that divide sums over voxels: they run over a patch, or over the batch too.
+
+    Args:
+        labels: What the outputs mean.
+        batch_dice: Whether sums run over the batch too.
+        smooth: Added to numerator and denominator.
+    """
+
+    def __init__(self, *, labels: LabelScheme, batch_dice: bool, smooth: float = 1e-5) -> None:
+        super().__init__()
+        self.labels = labels
+        self.batch_dice = batch_dice
+        self.smooth = smooth
+
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Whether the loss of a batch is the mean of the losses of its patches."""
+        return not self.batch_dice
+
+    def summed_axes(self, ndim: int) -> tuple[int, ...]:
+        """Axes of (b, c, ...) that sums run over."""
+        return (*((0,) if self.batch_dice else ()), *range(2, ndim))
+
+
+class TverskyLoss(OverlapLoss):
     """Negative Tversky index, averaged over classes: -1 is perfect, 0 is worst.
 
     Per class ``(tp + smooth) / (tp + alpha * fp + beta * fn + smooth)``; with both weights 0.5 it is soft Dice. From
@@ -32,15 +57,8 @@ class TverskyLoss(nn.Module):
         beta: float = 0.7,
         smooth: float = 1e-5,
     ) -> None:
-        super().__init__()
-        self.labels = labels
-        self.batch_dice = batch_dice
-        self.alpha, self.beta, self.smooth = alpha, beta, smooth
-
-    @property
-    def is_mean_over_samples(self) -> bool:
-        """Whether the loss of a batch is the mean of the losses of its patches."""
-        return not self.batch_dice
+        super().__init__(labels=labels, batch_dice=batch_dice, smooth=smooth)
+        self.alpha, self.beta = alpha, beta
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
@@ -51,7 +69,7 @@ class TverskyLoss(nn.Module):
         """
         with torch.autocast(logits.device.type, enabled=False):
             predicted, reference, _ = foreground_pairs(logits, target, self.labels)
-            over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
+            over = self.summed_axes(logits.ndim)
             overlap = (predicted * reference).sum(over)
             false_positive = predicted.sum(over) - overlap
             false_negative = reference.sum(over) - overlap
@@ -59,7 +77,7 @@ class TverskyLoss(nn.Module):
             return -((overlap + self.smooth) / (total + self.smooth).clamp_min(1e-8)).mean()
 
 
-class GeneralizedDiceLoss(nn.Module):
+class GeneralizedDiceLoss(OverlapLoss):
     """Negative generalized Dice: one ratio over all classes, each weighing as the inverse square of its size.
 
     ``(2 * sum_c w_c * overlap_c + smooth) / (sum_c w_c * (sum(p_c) + sum(t_c)) + smooth)``, background included. A
@@ -71,17 +89,6 @@ class GeneralizedDiceLoss(nn.Module):
         smooth: Added to numerator and denominator.
     """
 
-    def __init__(self, *, labels: LabelScheme, batch_dice: bool, smooth: float = 1e-5) -> None:
-        super().__init__()
-        self.labels = labels
-        self.batch_dice = batch_dice
-        self.smooth = smooth
-
-    @property
-    def is_mean_over_samples(self) -> bool:
-        """Whether the loss of a batch is the mean of the losses of its patches."""
-        return not self.batch_dice
-
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
 
@@ -91,7 +98,7 @@ class GeneralizedDiceLoss(nn.Module):
         """
         with torch.autocast(logits.device.type, enabled=False):
             predicted, reference, _ = foreground_pairs(logits, target, self.labels, with_background=True)
-            over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
+            over = self.summed_axes(logits.ndim)
             overlap = (predicted * reference).sum(over)
             sizes = reference.sum(over).to(predicted.dtype)
             weights = torch.where(sizes > 0, 1 / sizes.clamp_min(1) ** 2, 0)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from autoseg.errors import SettingsError
 from autoseg.labels import LabelScheme
+from autoseg.losses.overlap import OverlapLoss
 from autoseg.losses.targets import foreground_pairs, mean_of_counted
 
 _SMALLEST = 1e-6  # of a probability, before its logarithm
@@ -90,7 +91,7 @@ class BoundaryLoss(nn.Module):
             return mean_of_counted(predicted * weights, counts)
 
 
-class BoundaryDifferenceLoss(nn.Module):
+class BoundaryDifferenceLoss(OverlapLoss):
     """Difference over union with part of the overlap left out, averaged over classes: 0 is perfect, below 1 is worst.
 
     Per class ``(g + p - 2 * o) / (g + p - (1 + a) * o)`` with the sums of squares g of the truth and p of the
@@ -104,17 +105,6 @@ class BoundaryDifferenceLoss(nn.Module):
         smooth: Added to numerators and denominators.
     """
 
-    def __init__(self, *, labels: LabelScheme, batch_dice: bool, smooth: float = 1e-5) -> None:
-        super().__init__()
-        self.labels = labels
-        self.batch_dice = batch_dice
-        self.smooth = smooth
-
-    @property
-    def is_mean_over_samples(self) -> bool:
-        """Whether the loss of a batch is the mean of the losses of its patches."""
-        return not self.batch_dice
-
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
 
@@ -124,7 +114,7 @@ class BoundaryDifferenceLoss(nn.Module):
         """
         with torch.autocast(logits.device.type, enabled=False):
             predicted, inside, _ = foreground_pairs(logits, target, self.labels)
-            over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
+            over = self.summed_axes(logits.ndim)
             reference = inside.to(predicted.dtype)
             size = reference.sum(over)
             surface = (reference * (_neighbors(reference) < 2 * (logits.ndim - 2) - 0.5)).sum(over)
@@ -144,7 +134,7 @@ def _neighbors(mask: Tensor) -> Tensor:
     return found
 
 
-class SurfaceDiceLoss(nn.Module):
+class SurfaceDiceLoss(OverlapLoss):
     """Negative Dice of full, empty and surface cells, averaged over the three and over classes: -1 is perfect.
 
     Every block of two voxels per axis is a cell. With voxels taken as independent it is full with the product of their
@@ -158,17 +148,6 @@ class SurfaceDiceLoss(nn.Module):
         smooth: Added to numerator and denominator.
     """
 
-    def __init__(self, *, labels: LabelScheme, batch_dice: bool, smooth: float = 1e-5) -> None:
-        super().__init__()
-        self.labels = labels
-        self.batch_dice = batch_dice
-        self.smooth = smooth
-
-    @property
-    def is_mean_over_samples(self) -> bool:
-        """Whether the loss of a batch is the mean of the losses of its patches."""
-        return not self.batch_dice
-
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
 
@@ -178,7 +157,7 @@ class SurfaceDiceLoss(nn.Module):
         """
         with torch.autocast(logits.device.type, enabled=False):
             predicted, reference, counts = foreground_pairs(logits, target, self.labels)
-            over = (*((0,) if self.batch_dice else ()), *range(2, logits.ndim))
+            over = self.summed_axes(logits.ndim)
             cells = zip(_cells(predicted), _cells(reference.to(predicted.dtype)), strict=True)
             # A cell counts when all its voxels do.
             counting = (
