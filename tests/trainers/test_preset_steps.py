@@ -9,44 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autoseg.labels import LabelScheme
-from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan
+from autoseg.plan import Plan
 from autoseg.presets import preset_settings
 from autoseg.trainers.step import Stepper, make_stepper
 from autoseg.training_config import TrainingConfig
 
-CONFIGURATION = Configuration(
-    name="2d",
-    data="2d",
-    spacing=(1.0, 1.0),
-    median_shape=(16.0, 16.0),
-    patch_size=(16, 16),
-    batch_size=3,
-    batch_dice=True,
-    normalization=(NormalizationPlan(scheme="zscore"),),
-    network=NetworkPlan(
-        name="unet",
-        features=(4, 8),
-        strides=((1, 1), (2, 2)),
-        kernel_sizes=((3, 3), (3, 3)),
-        encoder_blocks=(1, 1),
-        decoder_blocks=(1,),
-    ),
-)
-PLAN = Plan(
-    planner="unet",
-    dataset="toy",
-    channels=("MRI",),
-    labels=LabelScheme.from_table({"background": 0, "a": 1, "b": 2}, where="test"),
-    file_ending=".nii.gz",
-    gpu_memory_gb=8.0,
-    gpu_memory_source="test",
-    orientation=None,
-    transpose=(0, 1, 2),
-    median_spacing=(1.0, 1.0, 1.0),
-    median_shape=(8.0, 16.0, 16.0),
-    configurations=(CONFIGURATION,),
-)
 PUBLISHED = {
     "aicup": (torch.optim.AdamW, {"lr": 5e-4, "weight_decay": 5e-4}),
     "mnms2": (torch.optim.SGD, {"lr": 0.01, "weight_decay": 3e-5, "momentum": 0.99, "nesterov": True}),
@@ -56,13 +23,13 @@ PUBLISHED = {
 }
 
 
-def stepper(name: str, *asked: str) -> Stepper:
+def stepper(plan: Plan, name: str, *asked: str) -> Stepper:
     config = TrainingConfig(seed=1).with_settings([*preset_settings(name), *asked])
     assert config.optimizer != "auto"
     assert config.learning_rate is not None
     return make_stepper(
-        CONFIGURATION,
-        PLAN,
+        replace(plan.configurations[0], batch_size=3, batch_dice=True),
+        plan,
         config,
         optimizer=config.optimizer,
         learning_rate=config.learning_rate,
@@ -97,9 +64,9 @@ def formula(loss: str, logits: Tensor, target: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_optimizer_is_the_published_one(name: str) -> None:
+def test_the_optimizer_is_the_published_one(small_plan: Plan, name: str) -> None:
     kind, values = PUBLISHED[name]
-    made = stepper(name)
+    made = stepper(small_plan, name)
     assert type(made.optimizer) is kind
     (group,) = made.optimizer.param_groups
     assert {key: group[key] for key in values} == values
@@ -107,8 +74,8 @@ def test_the_optimizer_is_the_published_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_loss_is_its_formula(name: str) -> None:
-    made = stepper(name)
+def test_the_loss_is_its_formula(small_plan: Plan, name: str) -> None:
+    made = stepper(small_plan, name)
     images, targets = batch()
     with torch.no_grad():
         outputs = made.forward(images)
@@ -117,11 +84,11 @@ def test_the_loss_is_its_formula(name: str) -> None:
     assert made.criterion(outputs, targets).item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_gradient_is_not_longer_than_it_may_be() -> None:
-    assert stepper("mnms2").gradient_clip == 12
+def test_a_gradient_is_not_longer_than_it_may_be(small_plan: Plan) -> None:
+    assert stepper(small_plan, "mnms2").gradient_clip == 12
     plain = ("optimizer=sgd", "momentum=0", "weight_decay=0", "learning_rate=1")
     for clip in (1e-3, 12.0):
-        made = stepper("mnms2", *plain, f"gradient_clip={clip}")
+        made = stepper(small_plan, "mnms2", *plain, f"gradient_clip={clip}")
         made = replace(made, loss=_Steep(made.loss))
         before = [p.detach().clone() for p in made.network.parameters()]
         made.step(*batch())

@@ -6,46 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from autoseg.labels import LabelScheme
-from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan
+from autoseg.plan import Plan
 from autoseg.trainers.step import Stepper, make_stepper
 from autoseg.training_config import TrainingConfig
-
-CONFIGURATION = Configuration(
-    name="2d",
-    data="2d",
-    spacing=(1.0, 1.0),
-    median_shape=(16.0, 16.0),
-    patch_size=(16, 16),
-    batch_size=2,
-    batch_dice=False,
-    normalization=(NormalizationPlan(scheme="zscore"),),
-    network=NetworkPlan(
-        name="scn",
-        features=(4, 8),
-        strides=((1, 1), (2, 2)),
-        kernel_sizes=((3, 3), (3, 3)),
-        encoder_blocks=(1, 1),
-        decoder_blocks=(1,),
-    ),
-)
-
-
-def make_plan() -> Plan:
-    return Plan(
-        planner="unet",
-        dataset="toy",
-        channels=("MRI",),
-        labels=LabelScheme.from_table({"background": 0, "a": 1, "b": 2}, where="test"),
-        file_ending=".nii.gz",
-        gpu_memory_gb=8.0,
-        gpu_memory_source="test",
-        orientation=None,
-        transpose=(0, 1, 2),
-        median_spacing=(1.0, 1.0, 1.0),
-        median_shape=(8.0, 16.0, 16.0),
-        configurations=(CONFIGURATION,),
-    )
 
 
 def batch() -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -54,10 +17,12 @@ def batch() -> tuple[torch.Tensor, list[torch.Tensor]]:
     return images, [torch.randint(0, 3, (2, 1, 16, 16), generator=generator, dtype=torch.int16)]
 
 
-def stepper(train: str, told: list[str], *, pretrained: str | None = None) -> Stepper:
+def stepper(plan: Plan, train: str, told: list[str], *, pretrained: str | None = None) -> Stepper:
+    configuration = plan.configurations[0]
+    network = replace(configuration.network, name="scn", options={"train": train})
     return make_stepper(
-        replace(CONFIGURATION, network=replace(CONFIGURATION.network, options={"train": train})),
-        make_plan(),
+        replace(configuration, network=network),
+        plan,
         TrainingConfig(seed=1, pretrained=pretrained),
         optimizer="adamw",
         learning_rate=0.01,
@@ -76,20 +41,20 @@ def moved(made: Stepper, *, fraction: float) -> set[str]:
     return {n.partition(".")[0] for n, p in made.network.named_parameters() if not torch.equal(p, before[n])}
 
 
-def test_the_first_half_trains_the_refinement_alone() -> None:
-    made = stepper("frozen_then_joint", [])
+def test_the_first_half_trains_the_refinement_alone(small_plan: Plan) -> None:
+    made = stepper(small_plan, "frozen_then_joint", [])
     assert moved(made, fraction=0.0) == {"refinement"}
     assert moved(made, fraction=0.49) == {"refinement"}
     assert moved(made, fraction=0.5) == {"refinement", "segmenter"}
-    assert moved(stepper("joint", []), fraction=0.0) == {"refinement", "segmenter"}
-    assert moved(stepper("frozen", []), fraction=1.0) == {"refinement"}
+    assert moved(stepper(small_plan, "joint", []), fraction=0.0) == {"refinement", "segmenter"}
+    assert moved(stepper(small_plan, "frozen", []), fraction=1.0) == {"refinement"}
 
 
-def test_a_resting_network_without_weights_is_told() -> None:
+def test_a_resting_network_without_weights_is_told(small_plan: Plan) -> None:
     told: list[str] = []
-    stepper("frozen_then_joint", told)
+    stepper(small_plan, "frozen_then_joint", told)
     assert "--pretrained" in told[0]
     told.clear()
-    stepper("joint", told)
-    stepper("frozen_then_joint", told, pretrained="model.pt")
+    stepper(small_plan, "joint", told)
+    stepper(small_plan, "frozen_then_joint", told, pretrained="model.pt")
     assert not told

@@ -9,46 +9,9 @@ import torch
 from torch import nn
 
 from autoseg.errors import TrainingError
-from autoseg.labels import LabelScheme
-from autoseg.plan import Configuration, NetworkPlan, NormalizationPlan, Plan
+from autoseg.plan import Plan
 from autoseg.trainers.step import Stepper, make_stepper
 from autoseg.training_config import TrainingConfig
-
-CONFIGURATION = Configuration(
-    name="2d",
-    data="2d",
-    spacing=(1.0, 1.0),
-    median_shape=(16.0, 16.0),
-    patch_size=(16, 16),
-    batch_size=5,
-    batch_dice=False,
-    normalization=(NormalizationPlan(scheme="zscore"),),
-    network=NetworkPlan(
-        name="unet",
-        features=(4, 8),
-        strides=((1, 1), (2, 2)),
-        kernel_sizes=((3, 3), (3, 3)),
-        encoder_blocks=(1, 1),
-        decoder_blocks=(1,),
-    ),
-)
-
-
-def make_plan() -> Plan:
-    return Plan(
-        planner="unet",
-        dataset="toy",
-        channels=("MRI",),
-        labels=LabelScheme.from_table({"background": 0, "a": 1, "b": 2}, where="test"),
-        file_ending=".nii.gz",
-        gpu_memory_gb=8.0,
-        gpu_memory_source="test",
-        orientation=None,
-        transpose=(0, 1, 2),
-        median_spacing=(1.0, 1.0, 1.0),
-        median_shape=(8.0, 16.0, 16.0),
-        configurations=(CONFIGURATION,),
-    )
 
 
 class Cramped(nn.Module):
@@ -65,10 +28,10 @@ class Cramped(nn.Module):
         return self.network(images)
 
 
-def stepper(*, batch_dice: bool, room: int | None, told: list[str]) -> Stepper:
+def stepper(plan: Plan, *, batch_dice: bool, room: int | None, told: list[str]) -> Stepper:
     made = make_stepper(
-        replace(CONFIGURATION, batch_dice=batch_dice),
-        make_plan(),
+        replace(plan.configurations[0], batch_size=5, batch_dice=batch_dice),
+        plan,
         TrainingConfig(seed=1),
         optimizer="sgd",
         learning_rate=0.01,
@@ -87,9 +50,9 @@ def batch() -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 4])
-def test_parts_take_the_step_of_the_whole_batch(room: int) -> None:
-    whole, told = stepper(batch_dice=False, room=None, told=[]), list[str]()
-    parts = stepper(batch_dice=False, room=room, told=told)
+def test_parts_take_the_step_of_the_whole_batch(small_plan: Plan, room: int) -> None:
+    whole, told = stepper(small_plan, batch_dice=False, room=None, told=[]), list[str]()
+    parts = stepper(small_plan, batch_dice=False, room=room, told=told)
     for _ in range(2):
         assert float(parts.step(*batch())) == pytest.approx(float(whole.step(*batch())), rel=1e-5)
     for mine, other in zip(parts.network.parameters(), whole.network.parameters(), strict=True):
@@ -98,13 +61,16 @@ def test_parts_take_the_step_of_the_whole_batch(room: int) -> None:
     assert "gradients stay those of the whole batch" in told[-1]
 
 
-def test_batch_dice_is_said_to_differ_and_does() -> None:
+def test_batch_dice_is_said_to_differ_and_does(small_plan: Plan) -> None:
     told: list[str] = []
-    whole, parts = stepper(batch_dice=True, room=None, told=[]), stepper(batch_dice=True, room=2, told=told)
+    whole, parts = (
+        stepper(small_plan, batch_dice=True, room=None, told=[]),
+        stepper(small_plan, batch_dice=True, room=2, told=told),
+    )
     assert float(parts.step(*batch())) != pytest.approx(float(whole.step(*batch())), rel=1e-5)
     assert "no mean over patches" in told[-1]
 
 
-def test_a_single_patch_that_does_not_fit_needs_a_new_plan() -> None:
+def test_a_single_patch_that_does_not_fit_needs_a_new_plan(small_plan: Plan) -> None:
     with pytest.raises(TrainingError, match="--gpu-memory"):
-        stepper(batch_dice=False, room=0, told=[]).step(*batch())
+        stepper(small_plan, batch_dice=False, room=0, told=[]).step(*batch())
